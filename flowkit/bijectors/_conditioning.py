@@ -1,0 +1,62 @@
+"""What coupling, autoregression and elementwise maps share: parameters from a conditioner, domain from the univariate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.domain.box import Box
+from flowkit.core.errors import ConfigError
+from flowkit.core.registry import NETS
+from flowkit.core.univariate import Univariate
+from flowkit.nets import Constant
+
+
+def conditioner(
+    net: str, who: str, in_features: int, groups: int, univariate: Univariate, hidden: tuple[int, ...], context_features: int, activation: str
+) -> nn.Module:
+    """A net from (in_features, context) to ``groups`` sets of parameters, starting where the univariate is the identity."""
+    out = groups * univariate.parameter_count
+    if in_features + context_features == 0:
+        made: nn.Module = Constant(out)
+    else:
+        made = NETS[net](in_features, out, hidden, context_features=context_features, activation=activation)
+    return start_at(made, univariate, groups, who)
+
+
+def start_at(net: nn.Module, univariate: Univariate, groups: int, who: str) -> nn.Module:
+    """Set a conditioner's output layer to give the univariate's initial parameters for every input."""
+    start = univariate.initial_parameters().repeat(groups)
+    with torch.no_grad():
+        if isinstance(net, Constant):
+            net.value.copy_(start)
+            return net
+        last = getattr(net, "last", None)
+        if not isinstance(last, nn.Linear):
+            raise ConfigError(f"{who}: expected a net whose output layer is a Linear called 'last'; got {type(net).__name__}.")
+        nn.init.zeros_(last.weight)
+        last.bias.copy_(start)
+    return net
+
+
+def check_conditioner(net: nn.Module, out_features: int, who: str) -> nn.Module:
+    """A conditioner given by the user: only its output size can be checked beforehand."""
+    declared = getattr(net, "out_features", out_features)
+    if declared != out_features:
+        raise ConfigError(f"{who}: expected a conditioner with out_features={out_features}; got {declared}.")
+    return net
+
+
+def univariate_domain(univariate: Univariate, index: list[int], features: int) -> Box | None:
+    """The box that a univariate acting on some of the coordinates is defined on; None for all of R^n."""
+    low, high = univariate.intervals(len(index))
+    if bool(torch.isinf(low).all() and torch.isinf(high).all()):
+        return None
+    whole_low, whole_high = torch.full((features,), -torch.inf), torch.full((features,), torch.inf)
+    whole_low[index], whole_high[index] = low, high
+    return Box(whole_low, whole_high)
+
+
+def grouped(params: Tensor, count: int) -> Tensor:
+    """(*B, groups * count) -> (*B, groups, count)."""
+    return params.unflatten(-1, (-1, count))

@@ -1,0 +1,124 @@
+"""Coupling layers over any univariate map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.bijectors._conditioning import check_conditioner, conditioner, grouped, univariate_domain
+from flowkit.core.build import build
+from flowkit.core.errors import ConfigError, ShapeError
+from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import positive, sum_event
+from flowkit.core.traits import Traits
+from flowkit.core.transform import Bijector
+from flowkit.core.univariate import Univariate
+
+
+@BIJECTORS.register("coupling")
+class Coupling(Bijector):
+    """Part of the vector conditions, the rest is mapped elementwise: x_t = u(z_t; net(z_c, context)), x_c = z_c.
+
+    Both directions cost one pass of the conditioner. With ``features=1`` (or a mask that is True everywhere) nothing
+    is left to condition on: the parameters come from the context, or are learned constants.
+
+    Args:
+        features: D.
+        univariate: the scalar map.
+        hidden: widths of the conditioner's hidden layers.
+        mask: D booleans, True where mapped; default the last ceil(D / 2).
+        context_features: size of the context's last axis.
+        net: registered conditioner, "mlp" or "residual_mlp".
+        activation: of the conditioner.
+        conditioner: a net of your own, (x_c (*B, Dc), context) -> (*B, Dt * parameter_count), in place of ``net``.
+
+    Reference: Dinh et al. (2017), Real NVP, arXiv:1605.08803, equations 4 to 9; Durkan et al. (2019), arXiv:1906.04032.
+    """
+
+    mapped: Tensor
+    conditioning: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        univariate: Univariate,
+        hidden: Sequence[int] = (64, 64),
+        mask: Sequence[bool] | Tensor | None = None,
+        *,
+        context_features: int = 0,
+        net: str = "mlp",
+        activation: str = "relu",
+        conditioner: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.features, self.hidden, self.mask = positive(features, "Coupling", "features"), tuple(hidden), mask
+        self.context_features, self.net, self.activation = context_features, net, activation
+        self.in_shape = self.out_shape = (features,)
+        self.context_shape = (context_features,) if context_features else None
+        mapped, rest = _split(mask, features)
+        self.univariate = univariate
+        self._univariate = univariate.select(mapped)
+        self.conditioner = conditioner
+        self._net = _network(self, len(rest), len(mapped))
+        self._domain = univariate_domain(self._univariate, mapped, features)
+        self._codomain = univariate_domain(self._univariate, mapped, features)
+        self.register_buffer("mapped", torch.tensor(mapped), persistent=False)
+        self.register_buffer("conditioning", torch.tensor(rest, dtype=torch.int64), persistent=False)
+        self.traits = Traits(
+            jacobian="dense" if rest else "diagonal",
+            volume_preserving=univariate.traits.volume_preserving,
+            smooth=univariate.traits.smooth and activation not in ("relu", "leaky_relu"),
+            compiles=univariate.traits.compiles,
+            vmaps=univariate.traits.vmaps,
+            inverse=univariate.traits.inverse,
+            tolerance=univariate.traits.tolerance,
+        )
+
+    def _params(self, value: Tensor, context: Any) -> Tensor:
+        net = self._net if self.conditioner is None else self.conditioner
+        return grouped(net(value.index_select(-1, self.conditioning), context), self.univariate.parameter_count)
+
+    def _put(self, value: Tensor, mapped: Tensor) -> Tensor:
+        return value.index_copy(value.dim() - 1, self.mapped, mapped)
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        mapped, log_slope = self._univariate.transform(z.index_select(-1, self.mapped), self._params(z, context))
+        return self._put(z, mapped), sum_event(log_slope, 1)
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        mapped, log_slope = self._univariate.untransform(x.index_select(-1, self.mapped), self._params(x, context))
+        return self._put(x, mapped), sum_event(log_slope, 1)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Coupling]]:
+        spline = build({"name": "rational_quadratic_spline", "bins": 4}, Univariate)
+        affine = build({"name": "affine"}, Univariate)
+        yield "spline", cls(3, spline, (8,))
+        yield "affine_conditional", cls(4, affine, (8, 8), (True, False, False, True), context_features=2, net="residual_mlp", activation="tanh")
+        yield "single_conditional", cls(1, affine, (8,), context_features=2)
+        yield "single", cls(1, spline)
+        mixed = build({"name": "rational_quadratic_spline", "bins": 3, "bound": 2.0, "ends": ["linear", "bounded", "circular"]}, Univariate)
+        yield "mixed_ends", cls(3, mixed, (8,), (False, True, True))
+
+
+def _split(mask: Sequence[bool] | Tensor | None, features: int) -> tuple[list[int], list[int]]:
+    """Positions that are mapped and positions that condition."""
+    if mask is None:
+        chosen = [i >= features // 2 for i in range(features)]
+    else:
+        chosen = [bool(flag) for flag in (mask.tolist() if isinstance(mask, Tensor) else mask)]
+    if len(chosen) != features:
+        raise ShapeError(f"Coupling: expected a mask of {features} booleans; got {len(chosen)}.")
+    if not any(chosen):
+        raise ConfigError("Coupling: the mask maps nothing; set True where coordinates are mapped.")
+    return [i for i, flag in enumerate(chosen) if flag], [i for i, flag in enumerate(chosen) if not flag]
+
+
+def _network(layer: Coupling, in_features: int, groups: int) -> nn.Module | None:
+    if layer.conditioner is not None:
+        check_conditioner(layer.conditioner, groups * layer.univariate.parameter_count, "Coupling")
+        return None
+    return conditioner(layer.net, "Coupling", in_features, groups, layer._univariate, layer.hidden, layer.context_features, layer.activation)

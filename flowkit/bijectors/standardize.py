@@ -1,0 +1,81 @@
+"""Standardisation measured on the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.core.errors import DataError
+from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import as_shape, constant_log_det, sum_event
+from flowkit.core.traits import Traits
+from flowkit.core.transform import Bijector
+
+
+@BIJECTORS.register("standardize")
+class Standardize(Bijector):
+    """x = z * scale + loc with constants set once from data; the identity until then.
+
+    Its state is two buffers and a flag; nothing is learned.
+
+    Args:
+        shape: event shape, all sizes known.
+    """
+
+    traits = Traits(jacobian="diagonal", score="closed")
+    loc: Tensor
+    scale: Tensor
+    fitted: Tensor
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.in_shape = self.out_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "Standardize")
+        sizes = tuple(size or 1 for size in self.in_shape)
+        self.register_buffer("loc", torch.zeros(sizes))
+        self.register_buffer("scale", torch.ones(sizes))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @torch.no_grad()
+    def set_from(self, data: Tensor, *, weight: Tensor | None = None) -> None:
+        """Set loc and scale to the mean and standard deviation of data (N, *event), computed in float64.
+
+        Args:
+            data: (N, *event); weight: (N,) non-negative.
+
+        Raises:
+            DataError: a coordinate is constant or not finite; the message names the first one.
+        """
+        values = data.to(torch.float64)
+        share = torch.ones(len(values), dtype=torch.float64, device=values.device) if weight is None else weight.to(values)
+        share = (share / share.sum()).reshape(-1, *([1] * (values.dim() - 1)))
+        mean = (share * values).sum(0)
+        scale = (share * (values - mean).square()).sum(0).sqrt()
+        flat = scale.flatten()
+        bad = (~torch.isfinite(flat) | (flat <= 1e-12 * mean.flatten().abs())).nonzero().flatten()
+        if len(bad):
+            column = int(bad[0])
+            fault = "is constant" if bool(torch.isfinite(flat[column])) else "is not finite"
+            raise DataError(f"Standardize: column {column} of the data {fault}. Drop it, or pass standardize=False.")
+        self.loc.copy_(mean)
+        self.scale.copy_(scale)
+        self.fitted.fill_(True)
+
+    def _log_det(self, value: Tensor, sign: int) -> Tensor:
+        return constant_log_det(sign * sum_event(self.scale.log(), len(self.in_shape)), value, self.in_shape)
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return z * self.scale + self.loc, self._log_det(z, 1)
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return (x - self.loc) / self.scale, self._log_det(x, -1)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Standardize]]:
+        fitted = cls((2,))
+        fitted.set_from(torch.tensor([[0.0, 1.0], [2.0, 5.0], [1.0, -2.0]]))
+        yield "fitted", fitted
+        yield "fresh", cls((3,))

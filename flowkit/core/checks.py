@@ -1,0 +1,48 @@
+"""When values are checked: shapes always, domains in eager mode on the CPU or where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from flowkit.core.errors import NonFiniteError
+
+_VALUES: ContextVar[bool] = ContextVar("flowkit_checks_values", default=False)
+_FINITE: ContextVar[bool] = ContextVar("flowkit_checks_finite", default=False)
+
+
+@contextmanager
+def checks(*, values: bool = True, finite: bool = False) -> Iterator[None]:
+    """Turn on value checks on every device: ``with flowkit.checks(): flow.to_latent(x)``.
+
+    Args:
+        values: raise DomainError for values outside a map's domain, also on a GPU (costs a synchronisation).
+        finite: raise NonFiniteError, naming the layer, as soon as a layer's output is NaN or infinite.
+    """
+    tokens = (_VALUES.set(values), _FINITE.set(finite))
+    try:
+        yield
+    finally:
+        _VALUES.reset(tokens[0])
+        _FINITE.reset(tokens[1])
+
+
+def may_raise(value: Tensor) -> bool:
+    """Whether the values of this tensor can be looked at here without breaking a graph or stalling a device."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return value.device.type == "cpu" or _VALUES.get()
+
+
+def check_finite(who: str, value: Tensor, log_det: Tensor) -> None:
+    """Under ``checks(finite=True)``: raise NonFiniteError naming the map that made a value NaN or infinite."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not _FINITE.get():
+        return
+    for what, tensor in (("output", value), ("log_det", log_det)):
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise NonFiniteError(f"{who}: {bad} of {tensor.numel()} {what} values are NaN or infinite.")

@@ -1,0 +1,89 @@
+"""Axis-aligned boxes, also half-open and unbounded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.core.domain.domain import Domain
+from flowkit.core.errors import ConfigError, DomainError
+from flowkit.core.registry import DOMAINS
+
+
+@DOMAINS.register("box")
+class Box(Domain):
+    """The box {low <= x <= high}, sides finite or infinite.
+
+    Args:
+        low, high: bounds, a number or one per coordinate; ``-inf`` and ``inf`` are allowed.
+        dim: number of coordinates, or an event shape; default the shape of the bounds.
+
+    Example:
+        >>> from flowkit.core.domain import Box
+        >>> Box([0.0, float("-inf")], [1.0, 0.0]).event_shape
+        (2,)
+    """
+
+    low_buffer: Tensor
+    high_buffer: Tensor
+
+    def __init__(self, low: float | Tensor | Sequence[float] = 0.0, high: float | Tensor | Sequence[float] = 1.0, dim: int | Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.low, self.high, self.dim = low, high, dim
+        lower, upper = torch.as_tensor(low, dtype=torch.get_default_dtype()), torch.as_tensor(high, dtype=torch.get_default_dtype())
+        shape = (dim,) if isinstance(dim, int) else tuple(dim) if dim is not None else tuple(torch.broadcast_shapes(lower.shape, upper.shape))
+        try:
+            lower, upper = lower.expand(shape).clone(), upper.expand(shape).clone()
+        except RuntimeError:
+            raise ConfigError(f"Box: expected bounds that broadcast to {shape}; got {tuple(lower.shape)} and {tuple(upper.shape)}.") from None
+        if not bool((lower < upper).all()):
+            raise ConfigError(f"Box: expected low < high everywhere; got low={low}, high={high}.")
+        self.event_shape = shape
+        self.register_buffer("low_buffer", lower, persistent=False)
+        self.register_buffer("high_buffer", upper, persistent=False)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether every side is finite."""
+        return bool(torch.isfinite(self.low_buffer).all() and torch.isfinite(self.high_buffer).all())
+
+    @property
+    def scale(self) -> float:
+        ends = torch.stack([self.low_buffer, self.high_buffer])
+        return max(1.0, float(ends[torch.isfinite(ends)].abs().max())) if bool(torch.isfinite(ends).any()) else 1.0
+
+    def contains(self, x: Tensor, tol: float = 0.0) -> Tensor:
+        low, high = self.low_buffer.to(x.dtype), self.high_buffer.to(x.dtype)
+        inside = (x >= low - tol) & (x <= high + tol) & torch.isfinite(x)
+        rank = len(self.event_shape)
+        return inside.flatten(-rank).all(-1) if rank else inside
+
+    def safe_point(self, x: Tensor) -> Tensor:
+        low, high = self.low_buffer.to(x), self.high_buffer.to(x)
+        centre = torch.where(torch.isfinite(low), low + 1.0, torch.where(torch.isfinite(high), high - 1.0, torch.zeros_like(low)))
+        both = torch.isfinite(low) & torch.isfinite(high)
+        return torch.where(both, low + 0.5 * torch.where(both, high - low, torch.ones_like(low)), centre).expand_as(x)
+
+    def uniform(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        if not self.bounded:
+            raise DomainError("Box.uniform: the box is unbounded. Give finite low and high.")
+        unit = torch.rand((n, *self.low_buffer.shape), generator=generator, dtype=self.low_buffer.dtype, device=self.low_buffer.device)
+        return torch.lerp(self.low_buffer.expand_as(unit), self.high_buffer.expand_as(unit), unit)
+
+    def support_map(self) -> dict[str, Any]:
+        return {"name": "to_box", "low": self.low, "high": self.high, "shape": tuple(self.event_shape)}
+
+    def __repr__(self) -> str:
+        return f"Box(low={_brief(self.low)}, high={_brief(self.high)})"
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Box]]:
+        yield "unit", cls(0.0, 1.0, 2)
+        yield "mixed", cls([0.0, float("-inf"), -1.0], [float("inf"), 2.0, 1.0])
+
+
+def _brief(value: Any) -> str:
+    return str(value.tolist() if isinstance(value, Tensor) else value)

@@ -1,0 +1,55 @@
+"""Half-spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.core.domain.domain import Domain
+from flowkit.core.errors import ConfigError
+from flowkit.core.registry import DOMAINS
+
+
+@DOMAINS.register("half_space")
+class HalfSpace(Domain):
+    """The half-space {normal . x <= offset}.
+
+    Args:
+        normal: outward normal (D,), not zero; need not have unit length.
+        offset: the right-hand side.
+    """
+
+    normal_buffer: Tensor
+
+    def __init__(self, normal: Tensor | Sequence[float], offset: float = 0.0) -> None:
+        super().__init__()
+        self.normal, self.offset = normal, offset
+        vector = torch.as_tensor(normal, dtype=torch.get_default_dtype()).clone()
+        if vector.dim() != 1 or float(vector.norm()) == 0.0:
+            raise ConfigError(f"HalfSpace: expected a normal vector that is not zero; got {normal}.")
+        self.event_shape = (vector.shape[0],)
+        self.register_buffer("normal_buffer", vector, persistent=False)
+
+    @property
+    def scale(self) -> float:
+        return max(1.0, abs(self.offset), float(self.normal_buffer.norm()))
+
+    def contains(self, x: Tensor, tol: float = 0.0) -> Tensor:
+        return torch.isfinite(x).all(-1) & ((x * self.normal_buffer.to(x.dtype)).sum(-1) <= self.offset + tol)
+
+    def safe_point(self, x: Tensor) -> Tensor:
+        normal = self.normal_buffer.to(x)
+        return (normal * ((self.offset - normal.norm()) / normal.square().sum())).expand_as(x)
+
+    def support_map(self) -> dict[str, Any]:
+        return {"name": "to_half_space", "normal": self.normal, "offset": self.offset}
+
+    def __repr__(self) -> str:
+        return f"HalfSpace(normal={self.normal_buffer.tolist()}, offset={self.offset})"
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, HalfSpace]]:
+        yield "tilted", cls([1.0, 2.0], 0.5)

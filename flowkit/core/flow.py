@@ -1,0 +1,286 @@
+"""A flow: a base distribution pushed through a bijector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core._summary import summary
+from flowkit.core.build import build
+from flowkit.core.checks import may_raise
+from flowkit.core.distribution import Distribution
+from flowkit.core.domain.domain import Domain
+from flowkit.core.domain.real import Real
+from flowkit.core.errors import ConfigError, ShapeError
+from flowkit.core.flow_view import FlowView
+from flowkit.core.registry import FLOWS, Registry
+from flowkit.core.shapes import (
+    Context,
+    ContextShape,
+    batch_shape,
+    broadcast_batch,
+    check_context,
+    check_event,
+    context_batch,
+    expand_context,
+    positive,
+    sample_shape,
+    show,
+    unify,
+    zeros_log_det,
+)
+from flowkit.core.transform import Bijector
+
+Density = Literal["exact", "estimate", "lower_bound", "manifold"]
+
+
+@FLOWS.register("flow")
+class Flow(Distribution):
+    """Density of x = f(z), z from the base: log p(x) = log p_z(f^-1(x)) + log|det d f^-1 / dx|.
+
+    From latent to data the maps are ``bijector``, then ``Standardize`` (if ``standardize``), then a map onto
+    ``support`` (if given); all are counted in ``log_prob``. An embedding net is run once per distinct context.
+
+    Args:
+        base: distribution of z.
+        bijector: latent to data; its ``forward`` generates.
+        support: a domain; samples never leave it and ``log_prob`` is minus infinity outside.
+        standardize: put a ``Standardize`` map last, which ``fit`` sets from the training data.
+        embed: net applied to the context before the bijector and a conditional base see it.
+        context_shape: event shape of the raw context, when ``embed`` changes it; ``()`` with int64 labels for classes.
+
+    Raises:
+        ShapeError: base, bijector and support do not fit together.
+
+    Example:
+        >>> import torch, flowkit as fk
+        >>> flow = fk.Flow(fk.distributions.StandardNormal((2,)), fk.bijectors.Affine(shape=(2,), loc=1.0))
+        >>> flow.log_prob(torch.ones(2)).item()
+        -1.8378770351409912
+    """
+
+    registries: ClassVar[tuple[Registry, ...]] = (FLOWS,)
+    density: Density = "exact"
+
+    def __init__(
+        self,
+        base: Distribution,
+        bijector: Bijector,
+        support: Domain | None = None,
+        *,
+        standardize: bool = False,
+        embed: nn.Module | None = None,
+        context_shape: tuple[int | None, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(bijector, Bijector):
+            raise ConfigError(f"{self.who}: expected a bijector; got {type(bijector).__name__}.")
+        if unify(base.event_shape, bijector.in_shape) is None:
+            raise ShapeError(f"{self.who}: base has event shape {show(base.event_shape)}, bijector expects {show(bijector.in_shape)}.")
+        self.base, self.bijector = base, bijector
+        self._place(support, standardize)
+        self.embed = embed
+        self.context_shape = self._context_shapes(context_shape)
+
+    def _place(self, support: Domain | None, standardize: bool) -> None:
+        """Add the maps between the bijector and the data."""
+        shape = unify(self.base.event_shape, self.bijector.in_shape)
+        assert shape is not None
+        self.event_shape = self.bijector.out_shape if self.bijector.in_shape != self.bijector.out_shape else shape
+        self.standardize = standardize
+        self.standardizer: Bijector | None = build({"name": "standardize", "shape": self.event_shape}, Bijector) if standardize else None
+        onto = support.support_map() if support is not None else None
+        self._support = support
+        self.support_map: Bijector | None = build(onto, Bijector) if onto is not None else None
+        if support is not None and unify(support.event_shape, self.event_shape) is None:
+            raise ShapeError(f"{self.who}: support has event shape {show(support.event_shape)}, the data {show(self.event_shape)}.")
+
+    def _context_shapes(self, raw: tuple[int | None, ...] | None) -> ContextShape:
+        inner = [part.context_shape for part in (self.bijector, self.base) if part.context_shape is not None]
+        if len(inner) == 2 and inner[0] != inner[1]:
+            raise ShapeError(f"{self.who}: bijector and base expect different contexts, {inner[0]} and {inner[1]}.")
+        self._inner_context = inner[0] if inner else None
+        if self.embed is None:
+            if raw is not None and raw != self._inner_context:
+                raise ConfigError(f"{self.who}: context_shape={raw} needs embed=, a net from it to {self._inner_context}.")
+            return self._inner_context
+        if self._inner_context is None or raw is None:
+            raise ConfigError(f"{self.who}: embed= needs a conditional bijector or base, and context_shape=, the shape of the raw context.")
+        return raw
+
+    @property
+    def support(self) -> Domain:
+        if self._support is not None:
+            return self._support
+        return self.bijector.codomain if self.standardizer is None else Real(self.event_shape)
+
+    # -- the maps in order --------------------------------------------------------------------------------------
+
+    @property
+    def maps(self) -> tuple[Bijector, ...]:
+        """The maps from latent to data, in order."""
+        return tuple(step for step in (self.bijector, self.standardizer, self.support_map) if step is not None)
+
+    def embed_context(self, context: Context) -> Context:
+        """The context as the bijector sees it: checked, and embedded once per distinct context."""
+        check_context(context, self.context_shape, self.who)
+        return context if self.embed is None or context is None else self.embed(context)
+
+    def _context_for(self, part: Any, context: Context) -> Context:
+        return None if part.context_shape is None else context
+
+    # -- density ------------------------------------------------------------------------------------------------
+
+    def log_prob(
+        self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """Log-density in nats.
+
+        Args:
+            x: (*B, *event); context: (*Bc, *context_shape), broadcast against B.
+            generator: for maps that draw.
+            batch_size: evaluate this many events at a time and join the results (for large inputs under ``no_grad``).
+
+        Returns:
+            (*B), float32 at least; minus infinity where x lies outside the support or is not finite.
+        """
+        check_event(x, self.event_shape, f"{self.who}.log_prob")
+        context = self.embed_context(context)
+        if batch_size is not None:
+            return self._chunked(lambda part, c: self._density(part, c, generator), x, context, batch_size)
+        return self._density(x, context, generator)
+
+    def _density(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
+        inside, z = self.support.split(x) if self._support is not None else Real(self.event_shape).split(x)
+        total: Tensor | None = None
+        for step in reversed(self.maps):
+            z, log_det, within = step.masked(z, self._context_for(step, context), inverse=True, generator=generator)
+            total = log_det if total is None else total + log_det
+            inside = inside if within is None else inside & within
+        log_prob = self.base.log_prob(z, self._context_for(self.base, context)) + total
+        return torch.where(inside, log_prob, torch.full_like(log_prob, -torch.inf))
+
+    def forward(self, x: Tensor, context: Context = None) -> Tensor:
+        return self.log_prob(x, context)
+
+    def to_latent(
+        self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """Data to latent: (*B, *event) -> (*B, *latent event). Raises DomainError outside the support (eager on the CPU)."""
+        check_event(x, self.event_shape, f"{self.who}.to_latent")
+        context = self.embed_context(context)
+        if self._support is not None and may_raise(x):
+            self._support.check(x, f"{self.who}.to_latent")
+        if batch_size is not None:
+            return self._chunked(lambda part, c: self._normalize(part, c, generator), x, context, batch_size)
+        return self._normalize(x, context, generator)
+
+    def _normalize(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
+        for step in reversed(self.maps):
+            x, _ = step.inverse(x, self._context_for(step, context), generator=generator)
+        return x
+
+    def to_data(self, z: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> Tensor:
+        """Latent to data: (*B, *latent event) -> (*B, *event)."""
+        check_event(z, self.base.event_shape, f"{self.who}.to_data")
+        return self._generate(z, self.embed_context(context), generator)[0]
+
+    def _generate(self, z: Tensor, context: Context, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        x, total = z, zeros_log_det(z, self.base.event_shape)
+        for step in self.maps:
+            x, log_det = step(x, self._context_for(step, context), generator=generator)
+            total = total + log_det
+        return x, total
+
+    def _chunked(self, call: Callable[[Tensor, Context], Tensor], x: Tensor, context: Context, size: int) -> Tensor:
+        """Evaluate ``call`` on slices of the flattened batch; ``context`` is embedded already."""
+        positive(size, self.who, "batch_size")
+        shape, rank = self._inner_context, len(self.event_shape)
+        x = broadcast_batch(x, self.event_shape, context, shape, self.who)
+        batch = batch_shape(x, self.event_shape)
+        rows = x.reshape(-1, *x.shape[x.dim() - rank :])
+        context = expand_context(context, shape, batch)
+        flat = _map_context(context, shape, lambda part, event: part.reshape(-1, *part.shape[part.dim() - len(event) :]))
+        cuts = [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]
+        out = torch.cat([call(rows[cut], _map_context(flat, shape, lambda part, _, cut=cut: part[cut])) for cut in cuts])
+        return out.reshape(*batch, *out.shape[1:])
+
+    # -- samples ------------------------------------------------------------------------------------------------
+
+    def rsample(
+        self,
+        shape: int | tuple[int, ...] = (),
+        context: Context = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Samples (*shape, *Bc, *event), differentiable in the parameters."""
+        z, context = self._draw_latent(shape, context, generator, temperature)
+        return self._generate(z, context, generator)[0]
+
+    def sample_and_log_prob(
+        self,
+        shape: int | tuple[int, ...] = (),
+        context: Context = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Samples and their log-density from one pass, differentiable in the parameters.
+
+        Returns:
+            x (*shape, *Bc, *event) and log_prob (*shape, *Bc): the flow's own density at x, whatever the temperature.
+        """
+        z, context = self._draw_latent(shape, context, generator, temperature)
+        x, log_det = self._generate(z, context, generator)
+        return x, self.base.log_prob(z, self._context_for(self.base, context)) - log_det
+
+    def _draw_latent(self, shape: int | tuple[int, ...], context: Context, generator: torch.Generator | None, temperature: float) -> tuple[Tensor, Context]:
+        """Latents for every sample, and the embedded context expanded to them."""
+        context = self.embed_context(context)
+        sizes = (*sample_shape(shape, f"{self.who}.sample"), *context_batch(context, self._inner_context))
+        context = expand_context(context, self._inner_context, sizes)
+        if self.base.context_shape is not None:
+            return self.base.rsample((), context, generator, temperature), context
+        return self.base.rsample(sizes, None, generator, temperature), context
+
+    # -- views --------------------------------------------------------------------------------------------------
+
+    def condition(self, context: Context) -> Flow:
+        """This flow with its context fixed: the same surface, without the argument ``context``."""
+        from flowkit.core.conditioned import Conditioned
+
+        return Conditioned(self, context)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``flow(context)``: a ``torch.distributions.Distribution`` for that context (``flow()`` without one)."""
+        return FlowView(self, *args, **kwargs)
+
+    def initialize(self, x: Tensor, context: Context = None) -> None:
+        """Set data-dependent state (ActNorm) from a batch of data; ``fit`` calls this once."""
+        context = self.embed_context(context)
+        with torch.no_grad():
+            for step in reversed(self.maps):
+                x = step.initialize(x, self._context_for(step, context), inverse=True)
+
+    def summary(self) -> str:
+        """A table of the maps from latent to data: shape, kind of inverse, number of parameters."""
+        return summary(self)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Flow]]:
+        base = {"name": "standard_normal", "shape": (2,)}
+        coupling = {"name": "coupling", "features": 2, "univariate": {"name": "affine"}, "hidden": (8,), "context_features": 3}
+        yield "conditional", cls(build(base, Distribution), build(coupling, Bijector))
+        box = build({"name": "box", "low": -1.0, "high": 1.0, "dim": 2}, Domain)
+        yield "box", cls(build(base, Distribution), build({"name": "affine", "shape": (2,)}, Bijector), box, standardize=True)
+
+
+def _map_context(context: Context, shape: ContextShape, change: Callable[[Tensor, Any], Tensor]) -> Context:
+    if context is None or shape is None:
+        return None
+    if isinstance(shape, dict):
+        return {key: _map_context(context[key], part, change) for key, part in shape.items()}  # type: ignore
+    return change(context, shape)  # type: ignore[arg-type]

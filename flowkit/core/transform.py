@@ -1,0 +1,284 @@
+"""The contract of every map: ``Transform`` and its invertible kind, ``Bijector``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.checks import check_finite, may_raise
+from flowkit.core.domain.domain import Domain
+from flowkit.core.domain.real import Real
+from flowkit.core.errors import NotInvertibleError
+from flowkit.core.registry import BIJECTORS, INJECTIONS, SURJECTIONS, Registry
+from flowkit.core.shapes import (
+    Context,
+    ContextShape,
+    Shape,
+    broadcast_batch,
+    check_context,
+    check_event,
+    expand_context,
+    mask_event,
+)
+from flowkit.core.traits import Traits
+
+if TYPE_CHECKING:
+    from flowkit.core.algebra.chain import Chain
+
+Index = "slice | list[int] | tuple[int, ...] | Tensor"
+
+
+class Transform(nn.Module):
+    """A map of events whose volume change is known.
+
+    To add one, subclass ``Bijector`` (or ``Injection``, ``Surjection``) in a file of its own and
+
+    1. decorate it with ``@BIJECTORS.register("name")``;
+    2. store every constructor argument unchanged under its own name, then set ``in_shape`` and ``out_shape``
+       (and ``context_shape`` if it is conditional, ``traits``, ``_domain``, ``_codomain`` if they differ from the defaults);
+    3. write ``_forward(z, context, generator)`` and ``_inverse(x, context, generator)``, each returning
+       ``(value, log_det)`` **of that call**, log_det of the batch shape, constants kept as buffers;
+    4. write the classmethod ``examples``, yielding ``(label, small instance)``.
+
+    The property suite, the config key and the listing follow from that. Shapes: events end in ``in_shape``, any batch
+    shape may lead, the empty one included.
+
+    Attributes:
+        in_shape, out_shape: event shapes, entries None for any size.
+        context_shape: event shape of the context, a dict of them, or None for no context.
+        traits: declared capabilities.
+    """
+
+    registries: ClassVar[tuple[Registry, ...]] = (BIJECTORS, INJECTIONS, SURJECTIONS)
+    in_shape: Shape
+    out_shape: Shape
+    context_shape: ContextShape = None
+    traits: Traits = Traits()
+
+    # -- what it is defined on ----------------------------------------------------------------------------------
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._domain: Domain | None = None  # None stands for all of R^n: nothing to check
+        self._codomain: Domain | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """Where ``forward`` is defined; a subclass sets ``self._domain`` if that is not all of R^n."""
+        return Real(self.in_shape) if self._domain is None else self._domain
+
+    @property
+    def codomain(self) -> Domain:
+        """Where ``forward`` ends; a subclass sets ``self._codomain`` if that is not all of R^n."""
+        return Real(self.out_shape) if self._codomain is None else self._codomain
+
+    @property
+    def who(self) -> str:
+        """The name this map goes by in messages."""
+        return type(self).__name__
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def forward(self, z: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Generate: latent to data.
+
+        Args:
+            z: (*B, *in_shape).
+            context: (*Bc, *context_shape) if the map is conditional; Bc is broadcast against B.
+            generator: source of randomness for maps that draw.
+
+        Returns:
+            x (*B, *out_shape) and the log absolute Jacobian determinant of this call (*B).
+
+        Raises:
+            ShapeError: wrong shape or dtype, context missing or not wanted.
+            DomainError: a value outside ``domain`` (eager on the CPU, or under ``flowkit.checks()``; else NaN).
+        """
+        return self._call(z, context, generator, inverse=False)
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(f"{self.who} defines no _forward.")
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        raise NotInvertibleError(f"{self.who}: has no inverse. Use a map whose traits.inverse is not 'none'.")
+
+    def _call(self, value: Tensor, context: Context, generator: torch.Generator | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        value, context = self._prepare(value, context, inverse)
+        domain = self._codomain if inverse else self._domain
+        if domain is not None:
+            if may_raise(value):
+                domain.check(value, self._who_call(inverse))
+            else:
+                inside, value = domain.split(value)
+                value = torch.where(mask_event(inside, len(domain.event_shape)), value, torch.full_like(value, torch.nan))
+        result = (self._inverse if inverse else self._forward)(value, context, generator)
+        check_finite(self._who_call(inverse), *result)
+        return result
+
+    def _prepare(self, value: Tensor, context: Context, inverse: bool) -> tuple[Tensor, Context]:
+        """Check shapes and broadcast value and context to one batch."""
+        shape, who = (self.out_shape if inverse else self.in_shape), self._who_call(inverse)
+        check_event(value, shape, who)
+        if context is None and self.context_shape is None:
+            return value, None
+        check_context(context, self.context_shape, who)
+        value = broadcast_batch(value, shape, context, self.context_shape, who)
+        batch = value.shape[: value.dim() - len(shape)]
+        return value, expand_context(context, self.context_shape, batch)
+
+    def _who_call(self, inverse: bool) -> str:
+        return f"{self.who}.{'inverse' if inverse else 'forward'}"
+
+    def masked(
+        self, value: Tensor, context: Context = None, *, inverse: bool, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Call without ever raising for values: events outside the domain are evaluated at a safe point and flagged.
+
+        Returns:
+            value, log_det and ``inside`` (*B) bool, or None when the domain is all of R^n.
+        """
+        value, context = self._prepare(value, context, inverse)
+        return self._masked(value, context, generator, inverse)
+
+    def _masked(self, value: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        domain = self._codomain if inverse else self._domain
+        inside = None
+        if domain is not None:
+            inside, value = domain.split(value)
+        out, log_det = (self._inverse if inverse else self._forward)(value, context, generator)
+        return out, log_det, inside
+
+    def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Set data-dependent state from a batch entering this map, and return the batch after it.
+
+        Most maps have no such state and only pass the batch on. ``fit`` calls this once, before anything is compiled.
+        """
+        return self._call(value, context, generator, inverse=inverse)[0]
+
+    # -- the algebra --------------------------------------------------------------------------------------------
+
+    def __rshift__(self, other: Transform) -> Chain:
+        """``f >> g``: first f, then g. Chains on either side are taken apart, so ``(f >> g >> h)[0]`` is f."""
+        from flowkit.core.algebra.chain import Chain
+
+        parts = [step for side in (self, other) for step in (side if isinstance(side, Chain) else [side])]
+        return Chain(parts)
+
+    def __and__(self, other: Transform) -> Transform:
+        """``f & g``: f on the first part of event axis 0, g on the rest."""
+        from flowkit.core.algebra.concat import Concat
+
+        return Concat([self, other])
+
+    def on(self, index: Any, shape: int | tuple[int | None, ...] | None = None) -> Transform:
+        """This map applied to part of a larger event, the identity elsewhere.
+
+        Args:
+            index: boolean mask of the event, or a slice or list of ints along event axis 0.
+            shape: shape of the larger event; a boolean mask brings its own.
+        """
+        from flowkit.core.algebra.indexed import Indexed
+
+        return Indexed(self, index, shape)
+
+    def merge(self, following: Transform) -> Transform | None:
+        """One map equal to ``self >> following``, or None. ``simplify`` asks neighbours this and knows no map itself.
+
+        Merged maps hold a copy of the parameters they were made from.
+        """
+        return None
+
+    def simplify(self) -> Transform:
+        """An equal map with fewer parts: chains flat, inverses pushed inwards, neighbours merged."""
+        from flowkit.core.algebra.simplify import simplify
+
+        return simplify(self)
+
+    # -- description --------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """``{name: <registered>, **arguments}``: what configs say and ``config.json`` stores."""
+        from flowkit.core.build import describe
+
+        return describe(self)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Transform]]:
+        """Small labelled instances: the class's specification by instance."""
+        raise NotImplementedError(f"{cls.__name__} defines no examples().")
+
+
+class Bijector(Transform):
+    """An invertible transform: ``inverse`` returns minus ``forward``'s log_det at the matched point."""
+
+    registries: ClassVar[tuple[Registry, ...]] = (BIJECTORS,)
+
+    def inverse(self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Normalise: data to latent.
+
+        Args:
+            x: (*B, *out_shape).
+            context, generator: as in ``forward``.
+
+        Returns:
+            z (*B, *in_shape) and the log absolute Jacobian determinant of this call (*B).
+
+        Raises:
+            ShapeError, DomainError: as in ``forward``.
+            NotInvertibleError: an iterative inverse found no solution.
+        """
+        return self._call(x, context, generator, inverse=True)
+
+    def __invert__(self) -> Bijector:
+        """``~f``: the inverse as a map of its own."""
+        from flowkit.core.algebra.inverse import Inverse
+
+        return Inverse(self)
+
+    def __pow__(self, n: int) -> Bijector:
+        """``f ** n``: n applications with shared weights; ``f ** -1`` is ``~f``, ``f ** 0`` the identity."""
+        from flowkit.core.algebra.operators import power
+
+        return power(self, n)
+
+    def inverted(self) -> Bijector | None:
+        """The inverse as a map of the same family, holding a copy of the parameters, or None. Only ``simplify`` asks."""
+        return None
+
+    def push_score(
+        self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Carry a point and a score forward: s' = J^-T (s - grad_z log|det J|).
+
+        Args:
+            z: (*B, *in_shape); score: gradient of the log-density at z, same shape.
+
+        Returns:
+            x, log_det, and the score of the pushed density at x (*B, *out_shape).
+        """
+        with torch.no_grad():
+            x, _ = self.forward(z, context, generator=generator)
+        pushed, log_det = _carry_score(self.inverse, x, score, context, generator)
+        return x, -log_det, pushed
+
+    def pull_score(
+        self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Carry a point and a score back: s = J^T s' + grad_z log|det J|; returns z, log_det of the inverse, score_z."""
+        with torch.no_grad():
+            z, _ = self.inverse(x, context, generator=generator)
+        pulled, log_det = _carry_score(self.forward, z, score, context, generator)
+        return z, -log_det, pulled
+
+
+def _carry_score(call: Any, point: Tensor, score: Tensor, context: Context, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Gradient of <call(point), score> + log_det(point): both directions of the score rule are this one product."""
+    with torch.enable_grad():
+        point = point.detach().requires_grad_()
+        value, log_det = call(point, context, generator=generator)
+        total = (value * score).sum() + log_det.sum()
+        (carried,) = torch.autograd.grad(total, point)
+    return carried, log_det.detach()

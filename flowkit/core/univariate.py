@@ -1,0 +1,68 @@
+"""The contract of the scalar maps used inside coupling and autoregression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.registry import UNIVARIATES, Registry
+from flowkit.core.traits import Traits
+
+
+class Univariate(nn.Module):
+    """A monotone scalar map whose parameters come from elsewhere: a conditioner, or a learned table.
+
+    Implement ``parameter_count``, ``transform``, ``untransform`` and ``initial_parameters``; register with
+    ``@UNIVARIATES.register("name")`` and yield small instances from ``examples``.
+
+    Attributes:
+        parameter_count: numbers per coordinate.
+        low, high: the interval the map lives on (and maps to); infinite for maps of the whole line.
+    """
+
+    registries: ClassVar[tuple[Registry, ...]] = (UNIVARIATES,)
+    parameter_count: int
+    low: float = -float("inf")
+    high: float = float("inf")
+    traits: Traits = Traits(jacobian="diagonal")
+
+    def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Map values elementwise.
+
+        Args:
+            z: (*S); params: (*S, parameter_count).
+
+        Returns:
+            x (*S) and log|dx/dz| (*S).
+        """
+        raise NotImplementedError
+
+    def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of ``transform``: z (*S) and log|dz/dx| (*S)."""
+        raise NotImplementedError
+
+    def initial_parameters(self) -> Tensor:
+        """Parameters (parameter_count,) at which the map is the identity, or closest to it: where training starts."""
+        return torch.zeros(self.parameter_count)
+
+    def intervals(self, features: int) -> tuple[Tensor, Tensor]:
+        """Ends of the interval of each of ``features`` coordinates: (features,), (features,)."""
+        return torch.full((features,), self.low), torch.full((features,), self.high)
+
+    def select(self, index: Sequence[int]) -> Univariate:
+        """The same map for some coordinates only; differs from ``self`` where options are given per coordinate."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """``{name: <registered>, **arguments}``."""
+        from flowkit.core.build import describe
+
+        return describe(self)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Univariate]]:
+        """Small labelled instances."""
+        raise NotImplementedError(f"{cls.__name__} defines no examples().")

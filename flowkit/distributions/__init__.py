@@ -1,0 +1,6 @@
+"""Bases."""
+
+from flowkit.core.build import discover
+
+__all__: list[str] = []
+discover(__name__)

@@ -1,0 +1,45 @@
+"""The standard normal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.core.distribution import Distribution
+from flowkit.core.registry import DISTRIBUTIONS
+from flowkit.core.shapes import as_shape, sum_event
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@DISTRIBUTIONS.register("standard_normal")
+class StandardNormal(Distribution):
+    """N(0, I) on events of a shape.
+
+    Args:
+        shape: event shape, all sizes known.
+    """
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.event_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "StandardNormal")
+
+    def _log_prob(self, x: Tensor, context: Any) -> Tensor:
+        return sum_event(-0.5 * x.square() - HALF_LOG_2PI, len(self.event_shape))
+
+    def _rsample(self, shape: tuple[int, ...], context: Any, generator: torch.Generator | None, temperature: float) -> Tensor:
+        size = (*shape, *self.event_shape)
+        return temperature * torch.randn(size, generator=generator, dtype=self.like.dtype, device=self.like.device)  # type: ignore[arg-type]
+
+    def score(self, x: Tensor, context: Any = None) -> Tensor:
+        return -x
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, StandardNormal]]:
+        yield "line", cls((1,))
+        yield "plane", cls((2,))

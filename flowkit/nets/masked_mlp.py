@@ -1,0 +1,104 @@
+"""Masked networks: each output depends on the inputs a matrix allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flowkit.core.errors import ShapeError
+from flowkit.core.registry import NETS
+from flowkit.core.shapes import positive
+from flowkit.nets._parts import activation_module
+
+
+@NETS.register("masked_mlp", "made")
+class MaskedMLP(nn.Module):
+    """Perceptron whose output group i sees input j only where ``adjacency[i, j]`` holds; a context reaches every output.
+
+    Each hidden unit is given the input set of one row of the matrix. It reads from units whose set is contained in its
+    own, so that sets only ever grow towards the outputs. For an ordering this is MADE's degree rule; any matrix works.
+
+    Args:
+        adjacency: boolean matrix (out_groups, in_features).
+        outputs_per_group: numbers per output group.
+        hidden: widths of the hidden layers.
+        context_features: size of the context's last axis.
+        activation: as for ``MLP``.
+
+    Shapes: x (*B, in_features), context (*B, context_features) -> (*B, out_groups * outputs_per_group), group by group.
+
+    Reference: Germain et al. (2015), MADE, arXiv:1502.03509, equations 10 to 14, with sets in place of degrees.
+    """
+
+    def __init__(
+        self,
+        adjacency: Tensor,
+        outputs_per_group: int,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        context_features: int = 0,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        adjacency = torch.as_tensor(adjacency, dtype=torch.bool)
+        if adjacency.dim() != 2:
+            raise ShapeError(f"MaskedMLP: expected adjacency of shape (out_groups, in_features); got {tuple(adjacency.shape)}.")
+        self.adjacency, self.outputs_per_group, self.hidden = adjacency, outputs_per_group, tuple(hidden)
+        self.context_features, self.activation = context_features, activation
+        self.in_features = adjacency.shape[1]
+        self.out_features = adjacency.shape[0] * positive(outputs_per_group, "MaskedMLP", "outputs_per_group")
+        sets = torch.unique(adjacency, dim=0)
+        if not context_features and bool(adjacency.any()):
+            sets = sets[sets.any(dim=1)]  # without a context, units that see nothing would be dead weight
+        seen, masks = torch.eye(self.in_features, dtype=torch.bool), []
+        for width in hidden:
+            units = sets[torch.arange(positive(width, "MaskedMLP", "hidden width")) % len(sets)]
+            masks.append(_contained(seen, units))
+            seen = units
+        masks.append(_contained(seen, adjacency.repeat_interleave(outputs_per_group, dim=0)))
+        self.layers = nn.ModuleList(_MaskedLinear(mask) for mask in masks)
+        self.act = activation_module(activation)
+        self.context_layer = nn.Linear(context_features, masks[0].shape[0], bias=False) if context_features else None
+
+    @property
+    def last(self) -> nn.Linear:
+        """The output layer."""
+        return self.layers[-1]  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.layers[0](x)
+        if self.context_layer is not None and context is not None:
+            h = h + self.context_layer(context.to(x.dtype))
+        for layer in self.layers[1:]:
+            h = layer(self.act(h))
+        return h
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, MaskedMLP]]:
+        order = torch.ones(3, 3, dtype=torch.bool).tril(-1)
+        yield "ordered", cls(order, 2, (8, 8))
+        yield "conditional", cls(order, 2, (8,), context_features=2)
+
+
+class _MaskedLinear(nn.Linear):
+    """Linear layer with some weights held at zero."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+        fan_in = mask.sum(1, keepdim=True).clamp(min=1)
+        with torch.no_grad():  # keep the variance that a dense layer of each unit's own fan-in would have
+            self.weight.mul_((mask.shape[1] / fan_in).sqrt() * self.mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.mask * self.weight, self.bias)
+
+
+def _contained(inner: Tensor, outer: Tensor) -> Tensor:
+    """mask[i, j]: set ``inner[j]`` is contained in set ``outer[i]``."""
+    return ~(inner[None] & ~outer[:, None]).any(-1)

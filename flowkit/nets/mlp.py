@@ -1,0 +1,45 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from flowkit.core.registry import NETS
+from flowkit.core.shapes import positive
+from flowkit.nets._parts import activation_module, join
+
+
+@NETS.register("mlp")
+class MLP(nn.Module):
+    """Multilayer perceptron of (x, context).
+
+    Args:
+        in_features: size of x's last axis; may be 0 when there is a context.
+        out_features: size of the output's last axis.
+        hidden: widths of the hidden layers.
+        context_features: size of the context's last axis.
+        activation: "relu", "silu", "gelu", "elu", "tanh" or "leaky_relu".
+
+    Shapes: x (*B, in_features), context (*B, context_features) -> (*B, out_features).
+    """
+
+    def __init__(self, in_features: int, out_features: int, hidden: Sequence[int] = (64, 64), *, context_features: int = 0, activation: str = "relu") -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        self.context_features, self.activation = context_features, activation
+        sizes = [in_features + context_features, *(positive(width, "MLP", "hidden width") for width in hidden)]
+        layers: list[nn.Module] = []
+        for before, after in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(before, after), activation_module(activation)]
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(sizes[-1], positive(out_features, "MLP", "out_features"))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.last(self.layers(join(x, context)))
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, MLP]]:
+        yield "plain", cls(3, 4, (8,))
+        yield "conditional", cls(3, 4, (8, 8), context_features=2, activation="silu")
