@@ -57,6 +57,6 @@ def univariate_domain(univariate: Univariate, index: list[int], features: int) -
     return Box(whole_low, whole_high)
 
 
-def grouped(params: Tensor, count: int) -> Tensor:
-    """(*B, groups * count) -> (*B, groups, count)."""
-    return params.unflatten(-1, (-1, count))
+def grouped(params: Tensor, count: int, like: Tensor) -> Tensor:
+    """(*B, groups * count) -> (*B, groups, count), in the precision of the values (a net may run in bf16)."""
+    return params.to(like.dtype).unflatten(-1, (-1, count))

@@ -62,7 +62,7 @@ class Affine(Bijector):
     def _parameters_at(self, context: Any) -> tuple[Tensor, Tensor]:
         if self.net is None:
             return self.shift, self.log_scale
-        shift, log_scale = self.net(context).unflatten(-1, (2, *self.shift.shape)).unbind(-1 - self.shift.dim())
+        shift, log_scale = self.net(context).to(self.shift.dtype).unflatten(-1, (2, *self.shift.shape)).unbind(-1 - self.shift.dim())
         return self.shift + shift, self.log_scale + log_scale
 
     def _log_det(self, log_scale: Tensor, value: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ class Coupling(Bijector):
         )
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
-        net = self._net if self.conditioner is None else self.conditioner
-        return grouped(net(value.index_select(-1, self.conditioning), context), self.univariate.parameter_count)
+        net: Any = self._net if self.conditioner is None else self.conditioner
+        return grouped(net(value.index_select(-1, self.conditioning), context), self.univariate.parameter_count, value)
 
     def _put(self, value: Tensor, mapped: Tensor) -> Tensor:
         return value.index_copy(value.dim() - 1, self.mapped, mapped)
@@ -106,10 +106,8 @@ class Coupling(Bijector):
 
 def _split(mask: Sequence[bool] | Tensor | None, features: int) -> tuple[list[int], list[int]]:
     """Positions that are mapped and positions that condition."""
-    if mask is None:
-        chosen = [i >= features // 2 for i in range(features)]
-    else:
-        chosen = [bool(flag) for flag in (mask.tolist() if isinstance(mask, Tensor) else mask)]
+    flags = [i >= features // 2 for i in range(features)] if mask is None else mask
+    chosen = [bool(flag) for flag in (flags.tolist() if isinstance(flags, Tensor) else flags)]
     if len(chosen) != features:
         raise ShapeError(f"Coupling: expected a mask of {features} booleans; got {len(chosen)}.")
     if not any(chosen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,22 +40,28 @@ class Standardize(Bijector):
         self.register_buffer("fitted", torch.tensor(False))
 
     @torch.no_grad()
-    def set_from(self, data: Tensor, *, weight: Tensor | None = None) -> None:
-        """Set loc and scale to the mean and standard deviation of data (N, *event), computed in float64.
+    def set_from(self, data: Tensor | Iterable[Tensor]) -> None:
+        """Set loc and scale to the mean and standard deviation of the data, accumulated in float64.
 
         Args:
-            data: (N, *event); weight: (N,) non-negative.
+            data: (N, *event), or chunks of it.
 
         Raises:
-            DataError: a coordinate is constant or not finite; the message names the first one.
+            DataError: no rows, or a coordinate that is constant or not finite; the message names the first one.
         """
-        values = data.to(torch.float64)
-        share = torch.ones(len(values), dtype=torch.float64, device=values.device) if weight is None else weight.to(values)
-        share = (share / share.sum()).reshape(-1, *([1] * (values.dim() - 1)))
-        mean = (share * values).sum(0)
-        scale = (share * (values - mean).square()).sum(0).sqrt()
-        flat = scale.flatten()
-        bad = (~torch.isfinite(flat) | (flat <= 1e-12 * mean.flatten().abs())).nonzero().flatten()
+        count, mean, spread = 0, torch.zeros_like(self.loc, dtype=torch.float64), torch.zeros_like(self.loc, dtype=torch.float64)
+        for chunk in [data] if isinstance(data, Tensor) else data:
+            values = chunk.to(torch.float64)
+            rows, centre = len(values), values.mean(0)
+            share = rows / (count + rows)
+            spread += (values - centre).square().sum(0) + (centre - mean).square() * count * share
+            mean += (centre - mean) * share
+            count += rows
+        if count == 0:
+            raise DataError("Standardize: expected at least one row of data; got none.")
+        scale = (spread / count).sqrt()
+        flat, centre = scale.flatten(), mean.flatten()
+        bad = (~torch.isfinite(flat) | (flat <= 1e-12 * centre.abs())).nonzero().flatten()
         if len(bad):
             column = int(bad[0])
             fault = "is constant" if bool(torch.isfinite(flat[column])) else "is not finite"

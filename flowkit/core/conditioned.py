@@ -56,8 +56,12 @@ class Conditioned(Flow):
         return self.flow.maps
 
     @property
-    def support(self) -> Domain:
-        return self.flow.support
+    def domain(self) -> Domain:
+        return self.flow.domain
+
+    @property
+    def _whole(self) -> Domain:
+        return self.flow._whole
 
     @property
     def _support(self) -> Domain | None:

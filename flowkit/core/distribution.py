@@ -53,14 +53,14 @@ class Distribution(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)  # carries dtype and device for drawing
 
     @property
-    def support(self) -> Domain:
-        """Where the density is positive."""
-        return Real(self.event_shape) if self._support is None else self._support
+    def support(self) -> Domain | None:
+        """Where the density is positive; None for all of R^n."""
+        return self._support
 
     @property
     def domain(self) -> Domain:
-        """The support, by the name targets use."""
-        return self.support
+        """Where the density is positive, always as a domain."""
+        return Real(self.event_shape) if self._support is None else self._support
 
     @property
     def who(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -73,7 +73,7 @@ class Flow(Distribution):
         *,
         standardize: bool = False,
         embed: nn.Module | None = None,
-        context_shape: tuple[int | None, ...] | None = None,
+        context_shape: Sequence[int | None] | Mapping[str, Sequence[int | None]] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(bijector, Bijector):
@@ -91,18 +91,23 @@ class Flow(Distribution):
         assert shape is not None
         self.event_shape = self.bijector.out_shape if self.bijector.in_shape != self.bijector.out_shape else shape
         self.standardize = standardize
-        self.standardizer: Bijector | None = build({"name": "standardize", "shape": self.event_shape}, Bijector) if standardize else None
+        self.standardizer: Any = build({"name": "standardize", "shape": self.event_shape}, Bijector) if standardize else None
         onto = support.support_map() if support is not None else None
         self._support = support
+        self._whole = support if support is not None else Real(self.event_shape)
         self.support_map: Bijector | None = build(onto, Bijector) if onto is not None else None
         if support is not None and unify(support.event_shape, self.event_shape) is None:
             raise ShapeError(f"{self.who}: support has event shape {show(support.event_shape)}, the data {show(self.event_shape)}.")
 
-    def _context_shapes(self, raw: tuple[int | None, ...] | None) -> ContextShape:
+    def _context_shapes(self, given: Sequence[int | None] | Mapping[str, Sequence[int | None]] | None) -> ContextShape:
+        """What a caller passes, and in ``_inner_context`` what the maps see once it is embedded."""
         inner = [part.context_shape for part in (self.bijector, self.base) if part.context_shape is not None]
         if len(inner) == 2 and inner[0] != inner[1]:
             raise ShapeError(f"{self.who}: bijector and base expect different contexts, {inner[0]} and {inner[1]}.")
         self._inner_context = inner[0] if inner else None
+        raw: ContextShape = None
+        if given is not None:
+            raw = {key: tuple(shape) for key, shape in given.items()} if isinstance(given, Mapping) else tuple(given)
         if self.embed is None:
             if raw is not None and raw != self._inner_context:
                 raise ConfigError(f"{self.who}: context_shape={raw} needs embed=, a net from it to {self._inner_context}.")
@@ -112,7 +117,12 @@ class Flow(Distribution):
         return raw
 
     @property
-    def support(self) -> Domain:
+    def embedding(self) -> nn.Module | None:
+        """The net that turns a raw context into what the maps see, or None."""
+        return self.embed
+
+    @property
+    def domain(self) -> Domain:
         if self._support is not None:
             return self._support
         return self.bijector.codomain if self.standardizer is None else Real(self.event_shape)
@@ -127,7 +137,7 @@ class Flow(Distribution):
     def embed_context(self, context: Context) -> Context:
         """The context as the bijector sees it: checked, and embedded once per distinct context."""
         check_context(context, self.context_shape, self.who)
-        return context if self.embed is None or context is None else self.embed(context)
+        return context if self.embedding is None or context is None else self.embedding(context)
 
     def _context_for(self, part: Any, context: Context) -> Context:
         return None if part.context_shape is None else context
@@ -154,11 +164,11 @@ class Flow(Distribution):
         return self._density(x, context, generator)
 
     def _density(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
-        inside, z = self.support.split(x) if self._support is not None else Real(self.event_shape).split(x)
-        total: Tensor | None = None
+        inside, z = self._whole.split(x)
+        total = zeros_log_det(x, self.event_shape)
         for step in reversed(self.maps):
             z, log_det, within = step.masked(z, self._context_for(step, context), inverse=True, generator=generator)
-            total = log_det if total is None else total + log_det
+            total = total + log_det
             inside = inside if within is None else inside & within
         log_prob = self.base.log_prob(z, self._context_for(self.base, context)) + total
         return torch.where(inside, log_prob, torch.full_like(log_prob, -torch.inf))
@@ -264,6 +274,12 @@ class Flow(Distribution):
         with torch.no_grad():
             for step in reversed(self.maps):
                 x = step.initialize(x, self._context_for(step, context), inverse=True)
+
+    def set_standardizer(self, chunks: Iterable[Tensor]) -> None:
+        """Set the ``Standardize`` map, if there is one, from the training data in chunks (N, *event); ``fit`` calls this once."""
+        if self.standardizer is not None and not bool(self.standardizer.fitted):
+            with torch.no_grad():
+                self.standardizer.set_from(chunk if self.support_map is None else self.support_map.inverse(chunk)[0] for chunk in chunks)
 
     def summary(self) -> str:
         """A table of the maps from latent to data: shape, kind of inverse, number of parameters."""

@@ -34,7 +34,7 @@ class Registry(Mapping[str, Any]):
                 if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
                     raise ConfigError(f"{self.kind} registry: '{known}' is taken by {other.__qualname__}; choose another name for {cls.__qualname__}.")
             self._classes[name] = cls
-            self._aliases.update({alias: name for alias in aliases})
+            self._aliases.update(dict.fromkeys(aliases, name))
             cls.registered_name = name  # type: ignore[attr-defined]
             cls.registered_in = self  # type: ignore[attr-defined]
             return cls

@@ -150,7 +150,7 @@ def expand_context(context: Context, expected: ContextShape, batch: Sequence[int
         assert isinstance(context, Mapping)
         return {key: expand_context(context[key], shape, batch) for key, shape in expected.items()}  # type: ignore[misc]
     assert isinstance(context, Tensor)
-    return context.expand(*batch, *context.shape[context.dim() - len(expected) :])
+    return context.expand((*batch, *context.shape[context.dim() - len(expected) :]))
 
 
 def broadcast_batch(value: Tensor, event: Shape, context: Context, expected: ContextShape, who: str) -> Tensor:

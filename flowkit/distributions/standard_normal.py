@@ -39,6 +39,14 @@ class StandardNormal(Distribution):
     def score(self, x: Tensor, context: Any = None) -> Tensor:
         return -x
 
+    def cdf(self, x: Tensor) -> Tensor:
+        """Distribution function of each coordinate: (*B, *event) -> (*B, *event)."""
+        return torch.special.ndtr(x)
+
+    def icdf(self, p: Tensor) -> Tensor:
+        """Quantile of each coordinate: probabilities (*B, *event) -> (*B, *event)."""
+        return torch.special.ndtri(p)
+
     @classmethod
     def examples(cls) -> Iterator[tuple[str, StandardNormal]]:
         yield "line", cls((1,))

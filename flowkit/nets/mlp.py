@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class MLP(nn.Module):
         self.context_features, self.activation = context_features, activation
         sizes = [in_features + context_features, *(positive(width, "MLP", "hidden width") for width in hidden)]
         layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in itertools.pairwise(sizes):
             layers += [nn.Linear(before, after), activation_module(activation)]
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(sizes[-1], positive(out_features, "MLP", "out_features"))

@@ -37,6 +37,8 @@ class RationalQuadraticSpline(Univariate):
     """
 
     traits = Traits(jacobian="diagonal", score="closed", smooth=False)
+    is_linear: Tensor
+    is_circular: Tensor
 
     def __init__(self, bins: int = 8, bound: float | tuple[float, float] = 3.0, *, ends: Ends | Sequence[Ends] = "linear") -> None:
         super().__init__()

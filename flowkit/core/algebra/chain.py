@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.core.algebra._context import shared_context, part
+from flowkit.core.algebra._context import part, shared_context
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS

@@ -30,7 +30,9 @@ class Box(Domain):
     low_buffer: Tensor
     high_buffer: Tensor
 
-    def __init__(self, low: float | Tensor | Sequence[float] = 0.0, high: float | Tensor | Sequence[float] = 1.0, dim: int | Sequence[int] | None = None) -> None:
+    def __init__(
+        self, low: float | Tensor | Sequence[float] = 0.0, high: float | Tensor | Sequence[float] = 1.0, dim: int | Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.low, self.high, self.dim = low, high, dim
         lower, upper = torch.as_tensor(low, dtype=torch.get_default_dtype()), torch.as_tensor(high, dtype=torch.get_default_dtype())

@@ -1,0 +1,80 @@
+"""A univariate map on every coordinate, its parameters learned or given by the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.bijectors._conditioning import conditioner, univariate_domain
+from flowkit.core.build import build
+from flowkit.core.domain.box import Box
+from flowkit.core.errors import ConfigError
+from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import as_shape, sum_event
+from flowkit.core.traits import Traits
+from flowkit.core.transform import Bijector
+from flowkit.core.univariate import Univariate
+
+
+@BIJECTORS.register("elementwise")
+class Elementwise(Bijector):
+    """x_i = u(z_i; theta_i), theta a table of learned numbers, or a net of the context.
+
+    Args:
+        shape: event shape, all sizes known.
+        univariate: the scalar map.
+        context_features: size of the context's last axis; 0 learns constants.
+        hidden: widths of the net's hidden layers when there is a context.
+    """
+
+    def __init__(self, shape: int | Sequence[int], univariate: Univariate, *, context_features: int = 0, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        self.shape, self.context_features, self.hidden = shape, context_features, tuple(hidden)
+        self.in_shape = self.out_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "Elementwise")
+        if None in self.in_shape:
+            raise ConfigError(f"Elementwise: expected a shape of known sizes; got {shape!r}.")
+        self._sizes = tuple(int(size) for size in self.in_shape if size is not None)
+        self.context_shape = (context_features,) if context_features else None
+        groups = torch.Size(self._sizes).numel()
+        self.univariate = univariate
+        self._net = conditioner("mlp", "Elementwise", 0, groups, univariate, self.hidden, context_features, "relu")
+        self._domain, self._codomain = self._box(), self._box()
+        self.traits = Traits(
+            inverse=univariate.traits.inverse,
+            jacobian="diagonal",
+            volume_preserving=univariate.traits.volume_preserving,
+            smooth=univariate.traits.smooth,
+            compiles=univariate.traits.compiles,
+            vmaps=univariate.traits.vmaps,
+            tolerance=univariate.traits.tolerance,
+        )
+
+    def _box(self) -> Box | None:
+        if len(self._sizes) == 1:
+            return univariate_domain(self.univariate, list(range(self._sizes[0])), self._sizes[0])
+        whole = self.univariate.low == -float("inf") and self.univariate.high == float("inf")
+        return None if whole else Box(self.univariate.low, self.univariate.high, self._sizes)
+
+    def _params(self, value: Tensor, context: Any) -> Tensor:
+        batch = value.shape[: value.dim() - len(self._sizes)]
+        params = self._net(value.new_zeros((*batch, 0)), context).to(value.dtype)
+        return params.unflatten(-1, (*self._sizes, self.univariate.parameter_count))
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        x, log_slope = self.univariate.transform(z, self._params(z, context))
+        return x, sum_event(log_slope, len(self._sizes))
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        z, log_slope = self.univariate.untransform(x, self._params(x, context))
+        return z, sum_event(log_slope, len(self._sizes))
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Elementwise]]:
+        spline = build({"name": "rational_quadratic_spline", "bins": 4}, Univariate)
+        yield "spline", cls(2, spline)
+        bounded = build({"name": "rational_quadratic_spline", "bins": 3, "bound": (0.0, 1.0), "ends": "bounded"}, Univariate)
+        yield "bounded_conditional", cls(2, bounded, context_features=2, hidden=(8,))
+        yield "image", cls((2, 2, 2), build({"name": "affine"}, Univariate))

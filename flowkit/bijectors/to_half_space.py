@@ -1,0 +1,57 @@
+"""From R^n onto a half-space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flowkit.core.domain.half_space import HalfSpace
+from flowkit.core.registry import BIJECTORS
+from flowkit.core.traits import Traits
+from flowkit.core.transform import Bijector
+
+
+@BIJECTORS.register("to_half_space")
+class ToHalfSpace(Bijector):
+    """R^n onto {normal . x < offset}: the coordinate a along the unit normal becomes c - softplus(-a), the rest stays.
+
+    Args:
+        normal, offset: as for ``HalfSpace``; c = offset / |normal|.
+    """
+
+    traits = Traits(score="closed")
+    direction: Tensor
+
+    def __init__(self, normal: Tensor | Sequence[float], offset: float = 0.0) -> None:
+        super().__init__()
+        self.normal, self.offset = normal, offset
+        domain = HalfSpace(normal, offset)
+        self._codomain = domain
+        self.in_shape = self.out_shape = domain.event_shape
+        self.register_buffer("direction", domain.normal_buffer.clone(), persistent=False)
+
+    def _unit(self) -> tuple[Tensor, Tensor]:
+        """Unit normal and distance of the edge, in the module's own precision."""
+        length = torch.linalg.vector_norm(self.direction)
+        return self.direction / length, self.offset / length
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        unit, edge = self._unit()
+        along = (z * unit).sum(-1)
+        moved = edge - functional.softplus(-along)
+        return z + (moved - along).unsqueeze(-1) * unit, functional.logsigmoid(-along)
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        unit, edge = self._unit()
+        moved = (x * unit).sum(-1)
+        depth = (edge - moved).clamp(min=torch.finfo(x.dtype).tiny)
+        along = -(depth + torch.log(-torch.expm1(-depth)))
+        return x + (along - moved).unsqueeze(-1) * unit, -functional.logsigmoid(-along)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, ToHalfSpace]]:
+        yield "tilted", cls([1.0, 2.0], 0.5)

@@ -1,0 +1,25 @@
+"""How good is a flow: likelihoods, distances between samples, calibration."""
+
+from flowkit.evaluation.calibration import Coverage, LatentNormality, coverage, latent_normality
+from flowkit.evaluation.classifier import c2st
+from flowkit.evaluation.estimate import Estimate
+from flowkit.evaluation.likelihood import bits_per_dim, nll
+from flowkit.evaluation.transport import sliced_wasserstein, wasserstein
+from flowkit.evaluation.two_sample import energy_distance, mmd
+from flowkit.evaluation.weights import ess
+
+__all__ = [
+    "Coverage",
+    "Estimate",
+    "LatentNormality",
+    "bits_per_dim",
+    "c2st",
+    "coverage",
+    "energy_distance",
+    "ess",
+    "latent_normality",
+    "mmd",
+    "nll",
+    "sliced_wasserstein",
+    "wasserstein",
+]

@@ -1,0 +1,102 @@
+"""Roots of increasing scalar functions, elementwise over a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def solve_increasing(
+    function: Callable[[Tensor], Tensor],
+    y: Tensor,
+    *,
+    low: float = -float("inf"),
+    high: float = float("inf"),
+    iterations: int = 128,
+) -> Tensor:
+    """Solve function(x) = y for every element, function increasing and elementwise.
+
+    The bracket grows by doubling until it holds the root, so there is no range limit; then Chandrupatla's method
+    (inverse quadratic interpolation, falling back to bisection) runs with masked updates for at most ``iterations`` steps.
+    No gradient passes through: see ``implicit_step``.
+
+    Args:
+        function: (*S) -> (*S).
+        y: (*S).
+        low, high: interval the root is known to lie in.
+
+    Returns:
+        x (*S), to the last few bits; NaN where y is NaN.
+
+    Reference: Chandrupatla (1997), A new hybrid quadratic/bisection algorithm, Adv. Eng. Softw. 28(3).
+    """
+    with torch.no_grad():
+        y = y.detach()
+        lower, upper = _bracket(function, y, low, high)
+        return _chandrupatla(function, y, lower, upper, iterations)
+
+
+def implicit_step(x: Tensor, residual: Tensor, slope: Tensor) -> Tensor:
+    """Give a root its gradient by the implicit function theorem: x - residual / slope.
+
+    One Newton step whose derivative is that of the exact solution, so it also polishes the value.
+
+    Args:
+        x: a root found without a graph (*S); residual: function(x) - y with a graph; slope: d function / dx at x.
+    """
+    return x - residual / slope.detach()
+
+
+def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    limit = 60 if y.dtype == torch.float64 else 30
+    if low > -float("inf") and high < float("inf"):
+        return torch.full_like(y, low), torch.full_like(y, high)
+    centre = y.clamp(low, high)
+    lower = (centre - 1).clamp(min=low) if low == -float("inf") else torch.full_like(y, low)
+    upper = (centre + 1).clamp(max=high) if high == float("inf") else torch.full_like(y, high)
+    width = torch.ones_like(y)
+    for _ in range(limit):
+        too_high, too_low = function(lower) > y, function(upper) < y
+        if not torch.compiler.is_compiling() and not bool((too_high | too_low).any()):
+            break
+        lower, upper = (
+            torch.where(too_low, upper, torch.where(too_high, (lower - width).clamp(min=low), lower)),
+            torch.where(too_high, lower, torch.where(too_low, (upper + width).clamp(max=high), upper)),
+        )
+        width = width * 2
+    return lower, upper
+
+
+def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor, upper: Tensor, iterations: int) -> Tensor:
+    b, a = lower, upper
+    fb, fa = function(b) - y, function(a) - y
+    c, fc, t = a, fa, torch.full_like(y, 0.5)
+    eps = torch.finfo(y.dtype).eps
+    best, done = torch.where(fa.abs() < fb.abs(), a, b), torch.zeros_like(y, dtype=torch.bool)
+    for _ in range(iterations):
+        x = a + t * (b - a)
+        fx = function(x) - y
+        same = torch.sign(fx) == torch.sign(fa)
+        c, fc = torch.where(same, a, b), torch.where(same, fa, fb)
+        b, fb = torch.where(same, b, a), torch.where(same, fb, fa)
+        a, fa = x, fx
+        best = torch.where(done, best, torch.where(fa.abs() <= fb.abs(), a, b))
+        span = (b - a).abs()
+        tolerance = 2 * eps * best.abs() + torch.finfo(y.dtype).tiny
+        done = done | (tolerance >= 0.5 * span) | (fx == 0)
+        if not torch.compiler.is_compiling() and bool(done.all()):
+            break
+        t = _interpolation(a, fa, b, fb, c, fc)
+        edge = (tolerance / span.clamp(min=torch.finfo(y.dtype).tiny)).clamp(max=0.5)
+        t = torch.minimum(torch.maximum(t, edge), 1 - edge)
+    return best
+
+
+def _interpolation(a: Tensor, fa: Tensor, b: Tensor, fb: Tensor, c: Tensor, fc: Tensor) -> Tensor:
+    """Where to look next between a and b: inverse quadratic where it is safe, else the middle."""
+    xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+    safe = (phi.square() < xi) & ((1 - phi).square() < 1 - xi)
+    t = fa / (fb - fa) * (fc / (fb - fc)) + (c - a) / (b - a) * (fa / (fc - fa)) * (fb / (fc - fb))
+    return torch.where(safe & torch.isfinite(t), t, torch.full_like(t, 0.5))

@@ -1,0 +1,6 @@
+"""Losses that train flows, one class a file."""
+
+from flowkit.core.build import discover
+
+__all__: list[str] = []
+discover(__name__)

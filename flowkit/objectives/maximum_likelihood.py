@@ -1,0 +1,39 @@
+"""Maximum likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.build import build
+from flowkit.core.flow import Flow
+from flowkit.core.objective import Batch, Loss, Objective
+from flowkit.core.registry import OBJECTIVES
+
+
+@OBJECTIVES.register("maximum_likelihood", "mle")
+class MaximumLikelihood(Objective):
+    """Mean negative log-likelihood of the batch, in nats; weighted if the batch carries ``extra["weight"]`` (B,).
+
+    Minimising it minimises KL(data || model).
+    """
+
+    requires = frozenset({"data"})
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
+        log_prob: Tensor = model.log_prob(batch.x, batch.context, generator=generator)  # type: ignore[operator]
+        weight = batch.extra.get("weight")
+        value = -log_prob.mean() if weight is None else -(weight * log_prob).sum() / weight.sum()
+        return Loss(value, {"nll": value.detach()})
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, MaximumLikelihood, nn.Module, Batch]]:
+        generator = torch.Generator().manual_seed(0)
+        x = 2.0 + 0.5 * torch.randn(64, 2, generator=generator)
+        base, affine = {"name": "standard_normal", "shape": (2,)}, {"name": "affine", "shape": (2,)}
+        yield "gaussian", cls(), build({"name": "flow", "base": base, "bijector": affine}, Flow), Batch(x)
+        coupling = {"name": "coupling", "features": 2, "univariate": {"name": "affine"}, "hidden": (8,), "context_features": 1}
+        model = build({"name": "flow", "base": base, "bijector": coupling}, Flow)
+        yield "weighted_conditional", cls(), model, Batch(x, x[:, :1] - 2.0, extra={"weight": torch.rand(64, generator=generator)})

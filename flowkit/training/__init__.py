@@ -1,0 +1,7 @@
+"""The one training loop, its checkpoints, and the saving of flows."""
+
+from flowkit.training.fit import fit
+from flowkit.training.result import FitResult, Progress
+from flowkit.training.saving import load, save
+
+__all__ = ["FitResult", "Progress", "fit", "load", "save"]

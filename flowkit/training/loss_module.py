@@ -1,0 +1,36 @@
+"""The module that is compiled and wrapped: its forward is the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.objective import Batch, Objective
+
+
+class LossModule(nn.Module):
+    """Model and objective as one module, so that compilers and data-parallel wrappers see every parameter they must.
+
+    Args:
+        model, objective: as given to ``fit``.
+        bf16: run networks under bf16 autocast.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, *, bf16: bool = False) -> None:
+        super().__init__()
+        self.model, self.objective, self.bf16 = model, objective, bf16
+
+    def forward(
+        self, x: Tensor | None, context: Any, size: int | None, index: Tensor | None, extra: dict[str, Tensor], generator: torch.Generator | None, phase: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss value () and terms of a batch."""
+        batch = Batch(x, context, size, index, extra)
+        if not self.bf16:
+            loss = self.objective.loss(self.model, batch, generator, phase=phase)
+        else:
+            device = x.device.type if x is not None else next(self.model.parameters()).device.type
+            with torch.autocast(device, dtype=torch.bfloat16):
+                loss = self.objective.loss(self.model, batch, generator, phase=phase)
+        return loss.value, dict(loss.terms)

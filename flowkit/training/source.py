@@ -1,0 +1,237 @@
+"""From what a user passes as data to batches in a reproducible order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from flowkit.core.errors import DataError, ShapeError
+from flowkit.core.objective import Batch
+from flowkit.core.shapes import check_context, show
+from flowkit.training.seeds import derive
+
+
+class Source:
+    """Batches by epoch; the order depends on (seed, epoch) alone, so a run can continue anywhere."""
+
+    steps_per_epoch: int
+    rows: int | None = None
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first ``skip``."""
+        raise NotImplementedError
+
+    def chunks(self) -> Iterator[Batch]:
+        """Every row once, in order."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must not change between a run and its continuation."""
+        return {}
+
+
+class Nothing(Source):
+    """No data: the objective draws its own samples."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size, self.steps_per_epoch = batch_size, 100
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        for _ in range(self.steps_per_epoch - skip):
+            yield Batch(size=self.batch_size)
+
+    def chunks(self) -> Iterator[Batch]:
+        return iter(())
+
+
+class Rows(Source):
+    """Tensors in memory, reshuffled every epoch; a last partial batch is left out unless it is the only one.
+
+    Args:
+        x: (N, *event); context: (N, *context), a dict of them, or None; weight: (N,) or None.
+        rank, world: this process's share of every epoch.
+    """
+
+    def __init__(self, x: Tensor, context: Any, weight: Tensor | None, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.x, self.context, self.weight = x, context, weight
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.rows = len(x)
+        self.steps_per_epoch = max(1, self.rows // world // batch_size)
+
+    def take(self, index: Tensor | slice) -> Batch:
+        """A batch of given rows."""
+        extra = {} if self.weight is None else {"weight": self.weight[index]}
+        rows = torch.arange(self.rows or 0)[index] if isinstance(index, slice) else index
+        return Batch(self.x[index], _index(self.context, index), size=len(rows), index=rows, extra=extra)
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(self.rows or 0, generator=torch.Generator().manual_seed(derive(self.seed, "order", epoch)))
+        order = order[self.rank :: self.world]
+        for step in range(skip, self.steps_per_epoch):
+            yield self.take(order[step * self.batch_size : (step + 1) * self.batch_size])
+
+    def chunks(self) -> Iterator[Batch]:
+        size = max(self.batch_size, 8192)
+        for start in range(0, self.rows or 0, size):
+            yield self.take(slice(start, start + size))
+
+    def fingerprint(self) -> dict[str, Any]:
+        sample = self.x.flatten()[:: max(1, self.x.numel() // 1000)].double()
+        return {"rows": self.rows, "event": list(self.x.shape[1:]), "sum": float(sample.sum())}
+
+
+class Loader(Source):
+    """A DataLoader; its shuffling is seeded per epoch from torch's default generator, which the loop forks."""
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        self.loader, self.seed = loader, seed
+        try:
+            self.steps_per_epoch = len(loader)
+        except TypeError:
+            raise DataError("fit: a DataLoader over an IterableDataset has no length. Use a Dataset, or give the dataset __len__.") from None
+        if self.steps_per_epoch == 0:
+            raise DataError("fit: the DataLoader is empty. Lower batch_size, or set drop_last=False.")
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        torch.manual_seed(derive(self.seed, "loader", epoch))
+        if self.loader.generator is not None:
+            self.loader.generator.manual_seed(derive(self.seed, "loader", epoch))
+        for number, item in enumerate(self.loader):
+            if number >= skip:
+                yield self._batch(item)
+
+    def chunks(self) -> Iterator[Batch]:
+        for item in self.loader:
+            yield self._batch(item)
+
+    def _batch(self, item: Any) -> Batch:
+        parts = list(item) if isinstance(item, tuple | list) else [item]
+        x = parts[0] if isinstance(parts[0], Tensor) else torch.as_tensor(parts[0])
+        x = x if x.is_floating_point() else x.float()
+        return Batch(x, parts[1] if len(parts) > 1 else None, size=len(x))
+
+
+def make_source(
+    source: Any, model: nn.Module, *, who: str, batch_size: int, seed: int, weight: Any = None, rank: int = 0, world: int = 1
+) -> Source:
+    """Read what a user passed: tensor, array, DataFrame, ``(x, context)``, Dataset, DataLoader, or None.
+
+    Raises:
+        DataError: empty, not finite, not numeric; ShapeError: rows of another shape than the model's.
+    """
+    if source is None:
+        return Nothing(batch_size)
+    if isinstance(source, DataLoader):
+        return Loader(source, seed)
+    if isinstance(source, IterableDataset):
+        return Loader(DataLoader(source, batch_size=batch_size), seed)
+    if isinstance(source, Dataset):
+        return Loader(DataLoader(source, batch_size=batch_size, shuffle=True), seed)
+    x, context = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    rows = as_rows(x, who).to(dtype)
+    _check_rows(rows, model, who)
+    context = _check_context_rows(context, model, len(rows), dtype, who)
+    return Rows(rows, context, _weights(weight, len(rows), dtype), batch_size=batch_size, seed=seed, rank=rank, world=world)
+
+
+def as_rows(value: Any, who: str) -> Tensor:
+    """A tensor, array, DataFrame or nested list of numbers as a floating tensor (N, *event)."""
+    if not isinstance(value, Tensor):
+        array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+        if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+            raise DataError(f"{who}: expected numbers; got {_first_text(value, array)}. Encode or drop such columns.")
+        value = torch.as_tensor(np.ascontiguousarray(array))
+    if value.is_complex():
+        raise DataError(f"{who}: expected real numbers; got {value.dtype}.")
+    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    if value.dim() == 0 or len(value) == 0:
+        raise DataError(f"{who}: expected at least one row; got shape {tuple(value.shape)}.")
+    finite = torch.isfinite(value)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0, 0])
+        raise DataError(f"{who}: {int((~finite).sum())} values are NaN or infinite, the first in row {row}. Drop or impute them.")
+    return value
+
+
+def _first_text(value: Any, array: np.ndarray) -> str:
+    dtypes = getattr(value, "dtypes", None)
+    if dtypes is not None and hasattr(dtypes, "items"):
+        for name, dtype in dtypes.items():
+            if not np.issubdtype(getattr(dtype, "type", np.object_), np.number):
+                return f"column '{name}' of type {dtype}"
+    return f"type {array.dtype}"
+
+
+def _check_rows(rows: Tensor, model: nn.Module, who: str) -> None:
+    event = getattr(model, "event_shape", None)
+    if event is not None:
+        tail = tuple(rows.shape[1:])
+        if len(tail) != len(event) or any(size is not None and size != got for size, got in zip(event, tail, strict=True)):
+            raise ShapeError(f"{who}: expected rows of shape {show(event)}; got data of shape {tuple(rows.shape)}. Build the flow for that many features.")
+    domain = getattr(model, "support", None)
+    if domain is not None:
+        outside = int((~domain.contains(rows)).sum())
+        if outside:
+            raise DataError(f"{who}: {outside} of {len(rows)} rows lie outside the flow's support {domain}. Widen support= or drop the rows.")
+
+
+def _check_context_rows(context: Any, model: nn.Module, rows: int, dtype: torch.dtype, who: str) -> Any:
+    declared = getattr(model, "context_shape", None)
+    if context is not None:
+        context = {k: _context_tensor(v, dtype) for k, v in context.items()} if isinstance(context, dict) else _context_tensor(context, dtype)
+        for part in context.values() if isinstance(context, dict) else [context]:
+            if len(part) != rows:
+                raise ShapeError(f"{who}: {rows} rows of data but {len(part)} of context.")
+            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+                raise DataError(f"{who}: the context holds NaN or infinite values.")
+    if hasattr(model, "event_shape"):
+        check_context(context, declared, who)
+    return context
+
+
+def _context_tensor(value: Any, dtype: torch.dtype) -> Tensor:
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor.to(torch.int64)
+
+
+def _weights(weight: Any, rows: int, dtype: torch.dtype) -> Tensor | None:
+    if weight is None:
+        return None
+    tensor = torch.as_tensor(np.asarray(weight) if not isinstance(weight, Tensor) else weight).to(dtype)
+    if tensor.shape != (rows,):
+        raise ShapeError(f"fit: expected sample_weight of shape ({rows},); got {tuple(tensor.shape)}.")
+    if not bool((torch.isfinite(tensor) & (tensor >= 0)).all()) or float(tensor.sum()) <= 0:
+        raise DataError("fit: expected finite sample_weight >= 0 that is not zero everywhere.")
+    return tensor
+
+
+def _index(context: Any, index: Any) -> Any:
+    if context is None:
+        return None
+    return {key: value[index] for key, value in context.items()} if isinstance(context, dict) else context[index]
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return Batch(
+        _move(batch.x, device), _move(batch.context, device), batch.size, _move(batch.index, device), {k: _move(v, device) for k, v in batch.extra.items()}
+    )
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {key: _move(part, device) for key, part in value.items()}
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def first(items: Iterable[Batch]) -> Batch | None:
+    """The first batch, or None."""
+    return next(iter(items), None)
