@@ -35,7 +35,7 @@ class ToBox(Bijector):
     kind: Tensor
 
     def __init__(
-        self, low: float | Tensor | Sequence[float] = 0.0, high: float | Tensor | Sequence[float] = 1.0, shape: int | Sequence[int] | None = None
+        self, low: float | Sequence[float] | Tensor = 0.0, high: float | Sequence[float] | Tensor = 1.0, shape: int | Sequence[int] | None = None
     ) -> None:
         super().__init__()
         self.low, self.high, self.shape = low, high, shape

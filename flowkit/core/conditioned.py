@@ -33,6 +33,7 @@ class Conditioned(Flow):
         self.flow = flow
         self.event_shape, self.density = flow.event_shape, flow.density
         self.standardize, self._inner_context = flow.standardize, flow._inner_context
+        self._support, self._whole = flow._support, flow._whole
         parts = context if isinstance(context, dict) else {"context": context}
         for key, value in parts.items():
             self.register_buffer(f"fixed_{key}", value)
@@ -58,18 +59,6 @@ class Conditioned(Flow):
     @property
     def domain(self) -> Domain:
         return self.flow.domain
-
-    @property
-    def _whole(self) -> Domain:
-        return self.flow._whole
-
-    @property
-    def _support(self) -> Domain | None:
-        return self.flow._support
-
-    @_support.setter
-    def _support(self, value: Domain | None) -> None:
-        assert value is None
 
     def embed_context(self, context: Context) -> Context:
         if context is not None:

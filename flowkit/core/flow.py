@@ -215,7 +215,7 @@ class Flow(Distribution):
         context = expand_context(context, shape, batch)
         flat = _map_context(context, shape, lambda part, event: part.reshape(-1, *part.shape[part.dim() - len(event) :]))
         cuts = [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]
-        out = torch.cat([call(rows[cut], _map_context(flat, shape, lambda part, _, cut=cut: part[cut])) for cut in cuts])
+        out = torch.cat([call(rows[cut], _map_context(flat, shape, lambda part, _: part[cut])) for cut in cuts])  # noqa: B023
         return out.reshape(*batch, *out.shape[1:])
 
     # -- samples ------------------------------------------------------------------------------------------------
@@ -262,7 +262,9 @@ class Flow(Distribution):
         """This flow with its context fixed: the same surface, without the argument ``context``."""
         from flowkit.core.conditioned import Conditioned
 
-        return Conditioned(self, context)
+        if context is None:
+            raise ShapeError(f"{self.who}.condition: expected a context; got none.")
+        return Conditioned(self, dict(context) if isinstance(context, Mapping) else context)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """``flow(context)``: a ``torch.distributions.Distribution`` for that context (``flow()`` without one)."""

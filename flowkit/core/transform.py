@@ -149,6 +149,7 @@ class Transform(nn.Module):
         if domain is not None:
             inside, value = domain.split(value)
         out, log_det = (self._inverse if inverse else self._forward)(value, context, generator)
+        check_finite(self._who_call(inverse), out, log_det)
         return out, log_det, inside
 
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -164,14 +165,15 @@ class Transform(nn.Module):
         """``f >> g``: first f, then g. Chains on either side are taken apart, so ``(f >> g >> h)[0]`` is f."""
         from flowkit.core.algebra.chain import Chain
 
-        parts = [step for side in (self, other) for step in (side if isinstance(side, Chain) else [side])]
+        parts: list[Any] = [step for side in (self, other) for step in (side if isinstance(side, Chain) else [side])]
         return Chain(parts)
 
     def __and__(self, other: Transform) -> Transform:
         """``f & g``: f on the first part of event axis 0, g on the rest."""
         from flowkit.core.algebra.concat import Concat
 
-        return Concat([self, other])
+        parts: list[Any] = [self, other]
+        return Concat(parts)
 
     def on(self, index: Any, shape: int | tuple[int | None, ...] | None = None) -> Transform:
         """This map applied to part of a larger event, the identity elsewhere.
@@ -182,7 +184,7 @@ class Transform(nn.Module):
         """
         from flowkit.core.algebra.indexed import Indexed
 
-        return Indexed(self, index, shape)
+        return Indexed(self, index, shape)  # type: ignore[arg-type]
 
     def merge(self, following: Transform) -> Transform | None:
         """One map equal to ``self >> following``, or None. ``simplify`` asks neighbours this and knows no map itself.

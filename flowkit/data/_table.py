@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,21 +83,61 @@ def _positions(path: Path, names: Sequence[str], columns: Sequence[str | int] | 
 
 
 def _read_text(path: Path, columns: Sequence[str | int] | None) -> Table:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        first = next((line for line in file if line.strip()), "")
-    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), None)
-    head = _cells(first.lstrip("# "), delimiter)
-    header = not all(_is_number(cell) for cell in head)
-    names = tuple(head) if header else tuple(f"x{i}" for i in range(len(head)))
-    wanted = _positions(path, names, columns)
+    opening = _opening(path)
+    wanted = _positions(path, opening.names, columns)
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an empty table has a message of its own
-        rows = (line for line in file if line.strip())
+        rows = (line for _, line in _body(path, file, opening))
         try:
-            values = np.loadtxt(islice(rows, int(header), None), delimiter=delimiter, quotechar='"', ndmin=2, usecols=wanted)
+            values = np.loadtxt(rows, delimiter=opening.delimiter, quotechar='"', comments=None, ndmin=2, usecols=wanted)
+        except DataError:
+            raise
         except ValueError:
-            raise DataError(_fault(path, names, wanted, delimiter, header)) from None
-    return Table(values.reshape(-1, len(wanted)), tuple(names[i] for i in wanted))
+            raise DataError(_fault(path, opening, wanted)) from None
+    return Table(values.reshape(-1, len(wanted)), tuple(opening.names[i] for i in wanted))
+
+
+class _Opening(NamedTuple):
+    """What the first lines of a text file say."""
+
+    names: tuple[str, ...]
+    delimiter: str | None
+    header: bool
+
+
+def _opening(path: Path) -> _Opening:
+    comment = first = ""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        for line in file:
+            if line.startswith("#"):
+                comment = line.lstrip("# ")  # numpy.savetxt writes its header so
+            elif line.strip():
+                first = line
+                break
+    delimiter = next((mark for mark in (",", ";", "\t") if mark in first), None)
+    head = _cells(first, delimiter)
+    if not head:
+        raise DataError(f"{path}: expected rows of numbers; the table is empty.")
+    if not all(_is_number(cell) for cell in head):
+        return _Opening(tuple(head), delimiter, True)
+    named = _cells(comment, delimiter) if comment else []
+    return _Opening(tuple(named) if len(named) == len(head) else tuple(f"x{i}" for i in range(len(head))), delimiter, False)
+
+
+def _body(path: Path, file: Iterable[str], opening: _Opening) -> Iterator[tuple[int, str]]:
+    """The lines of numbers with their places in the file, each checked to have as many cells as the first."""
+    waiting = opening.header
+    for number, line in enumerate(file, 1):
+        if line.startswith("#") or not line.strip():
+            continue
+        if waiting:
+            waiting = False
+            continue
+        plain = opening.delimiter is not None and '"' not in line
+        count = line.count(opening.delimiter) + 1 if plain else len(_cells(line, opening.delimiter))  # type: ignore[arg-type]
+        if count != len(opening.names):
+            raise DataError(f"{path}: line {number} has {count} cells; expected {len(opening.names)}, as in the first line. Mend the line, or the separators.")
+        yield number, line
 
 
 def _cells(line: str, delimiter: str | None) -> list[str]:
@@ -113,19 +152,15 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _fault(path: Path, names: Sequence[str], wanted: Sequence[int], delimiter: str | None, header: bool) -> str:
-    """What is wrong in a text file that could not be read as numbers."""
+def _fault(path: Path, opening: _Opening, wanted: Sequence[int]) -> str:
+    """Which cell of a text file is not a number."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        for number, line in enumerate(file, 1):
-            cells = _cells(line, delimiter) if line.strip() else []
-            if not cells or line.startswith("#") or (header and cells == list(names)):
-                continue
-            if len(cells) != len(names):
-                return f"{path}: line {number} has {len(cells)} cells; expected {len(names)}, as in the first line. Mend the line, or the separators."
+        for number, line in _body(path, file, opening):
+            cells = _cells(line, opening.delimiter)
             for i in wanted:
                 if not _is_number(cells[i]):
                     got = f"got '{cells[i]}'" if cells[i] else "the cell is empty"
-                    return f"{path}: column '{names[i]}' is not numeric: expected a number in line {number}; {got}. {MEND}"
+                    return f"{path}: column '{opening.names[i]}' is not numeric: expected a number in line {number}; {got}. {MEND}"
     return f"{path}: cannot be read as a table of numbers. Save it as comma-separated text in UTF-8."
 
 

@@ -11,12 +11,12 @@ from flowkit.core.errors import DataError
 from flowkit.data._dataset import Scale, Split, _Parts
 from flowkit.data._table import Table
 
-DISCRETE_SHARE, DISCRETE_COUNT = 0.05, 50
+DISCRETE_SHARE = 0.05
 
 
 def without_discrete(table: Table) -> Table:
-    """Drop the discrete columns: those with fewer distinct values than both 5 % of the rows and 50."""
-    fewest = min(DISCRETE_SHARE * len(table.values), DISCRETE_COUNT)
+    """Drop the discrete columns: those with fewer distinct values than 5 % of the rows."""
+    fewest = DISCRETE_SHARE * len(table.values)
     return _keep(table, [len(np.unique(column)) >= fewest for column in table.values.T])
 
 

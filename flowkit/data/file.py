@@ -39,6 +39,7 @@ class File(Dataset):
             number, a constant column; the column is named.
     """
 
+    license = "the user's own"
     source = "a file of the user's"
 
     def __init__(

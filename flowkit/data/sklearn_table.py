@@ -18,7 +18,7 @@ from flowkit.data._tabular import dequantized, split_rows, split_table, without_
 class SklearnTable(Dataset):
     """A table bundled with scikit-learn: iris (4 columns), wine (13), breast_cancer (30) or diabetes (10 with the target).
 
-    Columns with fewer distinct values than both 5 % of the rows and 50 are dropped as discrete; the others get uniform
+    Columns with fewer distinct values than 5 % of the rows are dropped as discrete; the others get uniform
     noise as wide as their smallest step. The split is that of Papamakarios et al. (2017): 10 % test, then 10 % validation.
 
     Args:

@@ -22,8 +22,8 @@ class UCI(Dataset):
     """A table of the UCI repository as a joint density of all its columns, the target column too.
 
     The file is read from ``$FLOWKIT_DATA/uci``, or from the cache (``$FLOWKIT_CACHE``, else ``~/.cache/flowkit``), or
-    downloaded into it; its SHA-256 is checked each time. Columns with fewer distinct values than both 5 % of the rows and
-    50 are dropped as discrete, the others get uniform noise as wide as their smallest step. Of the rows, in random order,
+    downloaded into it; its SHA-256 is checked each time. Columns with fewer distinct values than 5 % of the rows
+    are dropped as discrete, the others get uniform noise as wide as their smallest step. Of the rows, in random order,
     10 % are test and 10 % of the rest validation. ``names`` says which columns are left.
 
     ``miniboone`` is the first 1,523 events of the 43-column version of Papamakarios et al., not comparable with published

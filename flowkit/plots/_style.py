@@ -21,11 +21,13 @@ CYCLE = (MODEL, DATA, THIRD, "#cc79a7", "#e69f00", "#56b4e9", INK)
 DENSITY_STOPS = ("#ffffff", "#d6e6f4", "#9cc4e4", "#4f97cb", "#1a69a8", "#0b3d75", "#061f40")
 
 
-def figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, laid out to fit its labels."""
+def figure(width: float, height: float, *, gap: float = 0.02) -> Figure:
+    """An empty figure of a size in inches, laid out to fit its labels; ``gap`` is the share of a panel left between two."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07, wspace=gap)
+    return Figure(figsize=(width, height), dpi=100, layout=layout, facecolor="white")
 
 
 def dress(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:

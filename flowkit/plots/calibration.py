@@ -49,11 +49,13 @@ def latent_qq(check: LatentNormality, names: Sequence[str] | None = None) -> Fig
     legend(left, loc="upper left")
 
     limit = KS_SCALE / np.sqrt(check.events)
-    right.bar(range(count), statistic, color=[DATA if i == worst else MODEL for i in range(count)], width=0.7, alpha=0.85)
-    right.axhline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-    place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
-    right.annotate("5 % if normal", (1, limit), ha="right", fontsize=8, color=INK, **place)
-    right.set_ylim(0, 1.2 * max(limit, float(statistic.max())))
+    colours = [DATA if i == worst else MODEL for i in range(count)]
+    right.vlines(range(count), 0, statistic, colors=colours, linewidth=1.2, alpha=0.5)
+    right.scatter(range(count), statistic, s=float(np.clip(900 / count, 8, 42)), color=colours, zorder=3)
+    right.axhline(limit, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="exceeded by 5 % if normal")
+    right.set_xlim(-0.6, count - 0.4)
+    right.set_ylim(0, 1.3 * max(limit, float(statistic.max())))
+    legend(right, loc="upper right")
     if count <= 12:
         right.set_xticks(range(count), labels, rotation=0 if max(map(len, labels)) < 5 else 30)
     dress(right, "Distance from normal", "latent dimension", "Kolmogorov-Smirnov statistic")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowkit.core.errors import ShapeError
-from flowkit.plots._style import CYCLE, FAINT, INK, dress, figure, legend
+from flowkit.plots._style import CYCLE, FAINT, INK, MUTED, dress, figure, legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ CLOCKS = ("step", "epoch", "seconds", "time")
 
 
 def loss_curves(history: Mapping[str, Any], *, names: Sequence[str] | None = None, label: str = "loss") -> Figure:
-    """Losses against the step, and below them every other number that was logged.
+    """Losses against the step, and below them every other number that was logged, unless it was always 0.
 
     A curve of more than 200 values is drawn faintly under its running mean. The lowest point of a curve whose name
     contains ``validation`` is marked. Values that were not measured at a step are NaN or None.
@@ -33,9 +33,9 @@ def loss_curves(history: Mapping[str, Any], *, names: Sequence[str] | None = Non
         raise ShapeError(f"loss_curves: expected a history with 'step'; got {', '.join(history) or 'nothing'}.")
     step = np.asarray(history["step"], dtype=np.float64)
     curves = {name: _curve(name, values, step) for name, values in history.items() if name not in CLOCKS}
-    curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
+    curves = {name: values for name, values in curves.items() if (np.nan_to_num(values) != 0).any()}
     if not curves:
-        raise ShapeError("loss_curves: the history holds no finite value. Train for a step, or pass another history.")
+        raise ShapeError("loss_curves: the history holds no finite value other than 0. Train for a step, or pass another history.")
     first = [name for name in curves if name in names] if names is not None else [name for name in curves if _is_loss(name)]
     first = first or list(curves)[:1]
     others = [name for name in curves if name not in first]
@@ -50,7 +50,8 @@ def loss_curves(history: Mapping[str, Any], *, names: Sequence[str] | None = Non
     for axis, name in zip(axes[1:], others, strict=True):
         _draw(axis, step, curves[name], INK, name, mark=False)
         dress(axis, "", "", name)
-    axes[-1].set_xlabel("step", fontsize=9, color="#6b7280")
+    axes[-1].set_xlabel("step", fontsize=9, color=MUTED)
+    axes[-1].locator_params(axis="x", integer=True)
     for axis in axes:
         axis.grid(axis="y", color=FAINT, linewidth=0.6)
     return made

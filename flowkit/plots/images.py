@@ -26,7 +26,7 @@ def image_grid(samples: Any, real: Any = None, *, columns: int = 8, rows: int = 
     blocks = [("Samples", samples)] if real is None else [("Real", real), ("Samples", samples)]
     mosaics = [(title, _mosaic(array(images), columns, rows, low, high)) for title, images in blocks]
     tallest = max(mosaic.shape[0] / mosaic.shape[1] for _, mosaic in mosaics)
-    made = figure(4.2 * len(mosaics), 4.2 * tallest + 0.4)
+    made = figure(4.2 * len(mosaics), 4.2 * tallest + 0.4, gap=0.06)
     for axis, (title, mosaic) in zip(made.subplots(1, len(mosaics), squeeze=False)[0], mosaics, strict=True):
         axis.imshow(mosaic, interpolation="nearest", vmin=0, vmax=1)
         dress(axis, title)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MASSES = (0.9, 0.5)
-BINS = 48
+CELLS = 48
 
 
 def pair_plot(data: Any, samples: Any = None, names: Sequence[str] | None = None, *, columns: int = 6) -> Figure:
@@ -32,7 +32,7 @@ def pair_plot(data: Any, samples: Any = None, names: Sequence[str] | None = None
     """
     real, drawn, labels = _compared(data, samples, names, columns, "pair_plot")
     count = real.shape[1]
-    spans = [span(real[:, i]) for i in range(count)]
+    spans = [span(real[:, i], margin=0.14) for i in range(count)]
     side = float(np.clip(9.0 / count, 1.45, 3.0))
     made = figure(side * count + 0.4, side * count + 0.4)
     grid = made.subplots(count, count, squeeze=False)
@@ -54,7 +54,7 @@ def pair_plot(data: Any, samples: Any = None, names: Sequence[str] | None = None
     return made
 
 
-def marginals(data: Any, samples: Any = None, names: Sequence[str] | None = None, *, columns: int = 16, bins: int = BINS) -> Figure:
+def marginals(data: Any, samples: Any = None, names: Sequence[str] | None = None, *, columns: int = 16, bins: int | None = None) -> Figure:
     """Histograms of each column: data filled, samples as a line.
 
     Args:
@@ -62,7 +62,7 @@ def marginals(data: Any, samples: Any = None, names: Sequence[str] | None = None
         samples: (M, D), or None.
         names: of the D columns.
         columns: shown at most, the first ones.
-        bins: of each histogram.
+        bins: of each histogram; by default more for more data.
     """
     real, drawn, labels = _compared(data, samples, names, columns, "marginals")
     count = real.shape[1]
@@ -94,9 +94,9 @@ def _compared(
     return real[:, :columns], None if drawn is None else drawn[:, :columns], labels[:columns]
 
 
-def _histogram(axis: Axes, real: NDArray[np.float64], drawn: NDArray[np.float64] | None, interval: tuple[float, float], bins: int = BINS) -> None:
+def _histogram(axis: Axes, real: NDArray[np.float64], drawn: NDArray[np.float64] | None, interval: tuple[float, float], bins: int | None = None) -> None:
     """Two histograms over one interval, each divided by its own number of rows, seen or not."""
-    edges = np.linspace(*interval, bins + 1)
+    edges = np.linspace(*interval, (bins or int(np.clip(2.2 * len(real) ** (1 / 3), 10, 48))) + 1)
     width = edges[1] - edges[0]
     heights = np.histogram(real, edges)[0] / (len(real) * width)
     axis.stairs(heights, edges, fill=True, color=DATA, alpha=0.28, linewidth=0)
@@ -111,20 +111,27 @@ def _regions(axis: Axes, real: NDArray[np.float64], drawn: NDArray[np.float64] |
     """Highest-density regions of smoothed two-dimensional histograms."""
     from matplotlib.colors import to_rgba
 
-    density, x, y = _smoothed(real, box)
+    width = _width(real)  # one for both: two would blur them differently
+    density, x, y = _smoothed(real, box, width)
     levels = _mass_levels(density)
     top = max(float(density.max()), levels[-1]) * 1.001
     axis.contourf(x, y, density, levels=[*levels, top], colors=[to_rgba(DATA, 0.20), to_rgba(DATA, 0.45)])
     if drawn is not None:
-        model, _, _ = _smoothed(drawn, box)
+        model, _, _ = _smoothed(drawn, box, width)
         axis.contour(x, y, model, levels=_mass_levels(model), colors=MODEL, linewidths=(0.9, 1.3))
     axis.set_ylim(box[2], box[3])
 
 
-def _smoothed(points: NDArray[np.float64], box: tuple[float, float, float, float]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """A histogram smoothed by a normal kernel that narrows as points grow: (y, x) cells, and their centres."""
-    counts, x, y = np.histogram2d(points[:, 0], points[:, 1], bins=BINS, range=[box[:2], box[2:]])
-    width = float(np.clip(0.16 * BINS * len(points) ** (-1 / 6), 0.8, 4.0))
+def _width(points: NDArray[np.float64]) -> float:
+    """Cells in one standard deviation of the smoothing kernel, which narrows as points grow."""
+    return float(np.clip(0.16 * CELLS * len(points) ** (-1 / 6), 0.8, 4.0))
+
+
+def _smoothed(
+    points: NDArray[np.float64], box: tuple[float, float, float, float], width: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """A histogram smoothed by a normal kernel: (y, x) cells, and their centres."""
+    counts, x, y = np.histogram2d(points[:, 0], points[:, 1], bins=CELLS, range=[box[:2], box[2:]])
     reach = np.arange(-int(4 * width), int(4 * width) + 1)
     kernel = np.exp(-0.5 * (reach / width) ** 2)
     kernel /= kernel.sum()

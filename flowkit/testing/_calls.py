@@ -13,6 +13,8 @@ from flowkit.core.transform import Bijector, Transform
 from flowkit.testing._case import Case, traits_of
 from flowkit.testing._draws import concrete, draw, draw_context
 
+DRAWS = 99  # seed of what a stochastic map draws
+
 
 @dataclass(frozen=True)
 class Side:
@@ -35,7 +37,7 @@ class Side:
 def call(transform: Any, value: Tensor, context: Any = None, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
     """Forward or inverse; a stochastic map draws from a generator of a fixed seed."""
     method = transform.inverse if inverse else transform
-    generator = torch.Generator().manual_seed(99) if traits_of(transform).stochastic else None
+    generator = torch.Generator().manual_seed(DRAWS) if traits_of(transform).stochastic else None
     return method(value, context, generator=generator)
 
 

@@ -61,10 +61,12 @@ def stein(score: LogDensity, log_density: LogDensity, samples: Tensor, domain: D
     u, slope = u.flatten(1), slope.flatten(1)
     width = (u.quantile(0.9, dim=0) - u.quantile(0.1, dim=0)).clamp(min=1e-3)
     phi = torch.tanh((u - u.median(0).values) / width)
-    for name, function, change in (("tanh", phi, (1 - phi.square()) / width), ("1", torch.ones_like(phi), torch.zeros_like(phi)), ("tanh^2", phi.square(), 2 * phi * (1 - phi.square()) / width)):
+    slope_of_phi = (1 - phi.square()) / width
+    pairs = {"1": (torch.ones_like(phi), torch.zeros_like(phi)), "tanh": (phi, slope_of_phi), "tanh^2": (phi.square(), 2 * phi * slope_of_phi)}
+    for name, (function, change) in pairs.items():
         terms = function * slope + change
         error = terms.std(0) / len(terms) ** 0.5
-        close(terms.mean(0), torch.zeros_like(error), 5 * error + 1e-6, f"samples against score: mean of (phi s + phi') for phi = {name}, five standard errors")
+        close(terms.mean(0), torch.zeros_like(error), 5 * error + 1e-6, f"samples against score: mean of (phi s + phi') for phi = {name}")
 
 
 def distribution_function(log_density: LogDensity, samples: Tensor, domain: Domain, event: Shape) -> None:

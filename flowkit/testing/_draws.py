@@ -116,3 +116,12 @@ def map_context(context: Any, change: Any) -> Any:
     if isinstance(context, dict):
         return {key: map_context(part, change) for key, part in context.items()}
     return change(context)
+
+
+def join_context(first: Any, second: Any) -> Any:
+    """Two contexts one after the other along their first batch axis."""
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {key: join_context(part, second[key]) for key, part in first.items()}
+    return torch.cat([first, second])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowkit.testing._case import prepared
 from flowkit.testing._suite import Suite
 
 

@@ -40,7 +40,7 @@ def neighbours(f: Any, case: Case) -> list[Bijector]:
     event = out_event(f, case)
     made: list[Any] = [build({"name": "affine", "shape": event}, Bijector)]
     if len(event) == 1:
-        order = list(range(1, event[0])) + [0]
+        order = [*range(1, event[0]), 0]
         made += [build({"name": "permutation", "order": order}, Bijector)]
         made += [~made[1]]
     return [prepared(neighbour) for neighbour in made]
@@ -124,8 +124,8 @@ def law_concat(f: Any, case: Case) -> None:
         value, log_det = call(joined, torch.cat([side.value, other], dim=axis), side.context, inverse=side.inverse)
         first, second = side(f), call(g, other, inverse=side.inverse)
         same_call((value, log_det), (torch.cat([first[0], second[0]], dim=axis), first[1] + second[1]), 1e-12, f"(f & g).{side.name} against its parts")
-        swapped, swapped_log_det = call(g & f, torch.cat([other, side.value], dim=axis), side.context, inverse=side.inverse)
-        same_call((swapped, swapped_log_det), (torch.cat([second[0], first[0]], dim=axis), first[1] + second[1]), 1e-12, f"(g & f).{side.name} against its parts")
+        swapped = call(g & f, torch.cat([other, side.value], dim=axis), side.context, inverse=side.inverse)
+        same_call(swapped, (torch.cat([second[0], first[0]], dim=axis), first[1] + second[1]), 1e-12, f"(g & f).{side.name} against its parts")
 
 
 @register(BIJECTOR, applies=embeddable)
@@ -146,8 +146,8 @@ def law_indexed(f: Any, case: Case) -> None:
         for chosen, placed in ways:
             index = torch.tensor(chosen)
             whole = frame.index_copy(frame.dim() + axis, index, side.value)
-            same_call(call(placed, whole, side.context, inverse=side.inverse), (whole.index_copy(frame.dim() + axis, index, want), log_det), 1e-12,
-                      f"f.on({chosen}).{side.name} against f on the part")
+            wanted = (whole.index_copy(frame.dim() + axis, index, want), log_det)
+            same_call(call(placed, whole, side.context, inverse=side.inverse), wanted, 1e-12, f"f.on({chosen}).{side.name} against f on the part")
 
 
 @register(BIJECTOR, applies=invertible)
@@ -162,7 +162,8 @@ def law_simplify(f: Any, case: Case) -> None:
             chains += [("f >> g", f >> g, start), ("f >> g >> g", f >> g >> g, start), ("f >> g >> ~g", f >> g >> ~g, start), ("~(f >> g)", ~(f >> g), end)]
             chains += [("g >> ~f", g >> ~f, end), ("f >> g >> ~g >> ~f", f >> g >> ~g >> ~f, start), ("~(f >> ~g) >> f", ~(f >> ~g) >> f, end)]
     if endomorphism(f):
-        chains += [("f >> g", f >> twin, start), ("f >> f >> g", f >> f >> twin, start), ("~f >> ~g", ~f >> ~twin, end), ("f >> g >> ~g >> f", f >> twin >> ~twin >> f, start)]
+        chains += [("f >> g", f >> twin, start), ("f >> f >> g", f >> f >> twin, start)]
+        chains += [("~f >> ~g", ~f >> ~twin, end), ("f >> g >> ~g >> f", f >> twin >> ~twin >> f, start)]
         for g in neighbours(f, case):
             chains += [("g >> f", g >> f, start), ("g >> f >> ~f >> g", g >> f >> ~f >> g, start)]
     for name, chain, side in chains:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.core.build import build, describe
+from flowkit.core.errors import NotInvertibleError
 from flowkit.core.registry import registered_name
 from flowkit.testing._calls import mixed, sides
 from flowkit.testing._case import Case, perturb, reloaded
@@ -88,6 +89,10 @@ def device_followed(f: Any, case: Case) -> None:
             outputs = side(moved, value, context)
         except NotImplementedError:
             continue  # torch has no meta kernel for an operator used here
+        except RuntimeError as error:
+            if "unsupported scalarType" in str(error):
+                continue  # torch.autocast does not know the device
+            raise
         expect(all(out.device.type == "meta" for out in outputs), f"{side.name}: an output is not on the input's device")
 
 
@@ -114,6 +119,9 @@ def half_precision(f: Any, case: Case) -> None:
     for side in sides(f, case.but(dtype=torch.bfloat16)):
         try:
             value, log_det = side(f)
+        except NotInvertibleError:
+            expect(f.traits.inverse == "iterative", f"{side.name} in bfloat16 raises NotInvertibleError")
+            continue  # an iteration may say that eight bits do not reach its tolerance
         except (RuntimeError, NotImplementedError) as error:
             if "not implemented" in str(error) or "Low precision" in str(error) or "Unsupported input type" in str(error):
                 continue  # torch lacks the operator in bfloat16

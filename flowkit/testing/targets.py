@@ -77,7 +77,7 @@ def _changes(x: Tensor, event_rank: int, case: Case) -> dict[str, Callable[[], T
 
     def rotated() -> Tensor:
         matrix = _orthogonal(space, case)
-        matrix = matrix * torch.sign(torch.linalg.det(matrix)) if space % 2 else matrix @ torch.diag(torch.cat([torch.linalg.det(matrix)[None].sign(), torch.ones(space - 1, dtype=x.dtype)]))
+        matrix[:, 0] *= torch.linalg.det(matrix).sign()
         return x @ matrix.mT
 
     return {

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from flowkit.core.errors import ConfigError, DataError
+from flowkit.core.flow import Flow
 from flowkit.core.objective import Objective
 from flowkit.objectives import MaximumLikelihood
 from flowkit.training.devices import pick_device, processes
@@ -20,7 +21,7 @@ from flowkit.training.run_folder import RunFolder
 from flowkit.training.saving import describe_or_none, save
 from flowkit.training.seeds import derive, forked, fresh_seed
 from flowkit.training.settings import Settings
-from flowkit.training.source import Nothing, Rows, Source, first, make_source
+from flowkit.training.source import Nothing, Rows, Source, first, make_source, on_device
 
 
 def fit(
@@ -180,11 +181,10 @@ def _open(run_dir: str | Path | None, settings: Settings, module: LossModule, so
 @torch.no_grad()
 def _initialize(model: nn.Module, source: Source, device: torch.device, standardize: bool) -> None:
     """Set data-dependent state: standardisation on the whole source, ActNorm on the first batch."""
-    if standardize and hasattr(model, "set_standardizer"):
-        chunks = [batch.x.to(device) for batch in source.chunks() if batch.x is not None] if getattr(model, "standardizer", None) is not None else []
-        if chunks:
-            model.set_standardizer(chunks)
-    batch = first(source.batches(0)) if hasattr(model, "initialize") else None
+    if not isinstance(model, Flow):
+        return
+    if standardize and not isinstance(source, Nothing):
+        model.set_standardizer(batch.x.to(device) for batch in source.chunks() if batch.x is not None)
+    batch = first(source.batches(0))
     if batch is not None and batch.x is not None:
-        context = {k: v.to(device) for k, v in batch.context.items()} if isinstance(batch.context, dict) else batch.context
-        model.initialize(batch.x.to(device), context.to(device) if isinstance(context, torch.Tensor) else context)  # type: ignore[operator]
+        model.initialize(batch.x.to(device), on_device(batch, device).context)

@@ -17,6 +17,7 @@ from flowkit.core.objective import Batch
 from flowkit.training.checkpoint import pack_optimizer, unpack_optimizer
 from flowkit.training.devices import average, wrap
 from flowkit.training.ema import EMA
+from flowkit.training.interrupts import deferred
 from flowkit.training.loss_module import LossModule
 from flowkit.training.non_finite import MOST_SKIPPED_IN_A_ROW, explain
 from flowkit.training.optimizers import make_optimizer, schedule_factor
@@ -72,19 +73,22 @@ class Loop:
         bar = ProgressBar(self.total, self.step, show=progress and self.rank == 0)
         started, before = time.monotonic(), self.seconds
         try:
-            while self.step < self.total and not self.stopped:
-                epoch, position = divmod(self.step, self.steps_per_epoch)
-                for group in self._groups(epoch, position):
-                    self._step(group)
-                    self.seconds = before + time.monotonic() - started
-                    bar.step(self.step)
-                    if self.step >= self.total:
-                        break
-                    if folder is not None and self.step % self.steps_per_epoch and folder.checkpoints.due():
+            with deferred() as pressed:
+                while self.step < self.total and not self.stopped:
+                    epoch, position = divmod(self.step, self.steps_per_epoch)
+                    for group in self._groups(epoch, position):
+                        self._step(group)
+                        self.seconds = before + time.monotonic() - started
+                        bar.step(self.step)
+                        if pressed():
+                            raise KeyboardInterrupt
+                        if self.step >= self.total:
+                            break
+                        if folder is not None and self.step % self.steps_per_epoch and folder.checkpoints.due():
+                            self.checkpoint(folder)
+                    self._end_epoch(epoch, folder, bar)
+                    if folder is not None and (folder.checkpoints.due() or self.stopped or self.step >= self.total):
                         self.checkpoint(folder)
-                self._end_epoch(epoch, folder, bar)
-                if folder is not None and (folder.checkpoints.due() or self.stopped or self.step >= self.total):
-                    self.checkpoint(folder)
         except KeyboardInterrupt:
             if folder is not None:
                 self.checkpoint(folder)

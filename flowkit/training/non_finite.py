@@ -21,7 +21,7 @@ def explain(model: nn.Module, objective: Objective, batch: Batch, generator: tor
                 objective.loss(model, batch, generator, phase=phase)
         except Exception as error:  # whatever the watched run raises first is the explanation
             culprit = str(error)
-    where = culprit or "every layer's output is finite; the gradient overflows"
+    where = culprit or "every layer's output is finite; the gradient overflows."
     return NonFiniteError(f"fit: {what} is NaN or infinite at step {step}: {where} Lower lr, set clip=, check the data, or pass non_finite='skip'.")
 
 

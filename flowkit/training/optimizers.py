@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from flowkit.core.errors import ConfigError, UnknownNameError, nearest
 from flowkit.core.objective import Phase
 
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
@@ -25,8 +26,8 @@ def make_optimizer(name: str, phase: Phase, lr: float, weight_decay: float) -> t
     if not phase.parameters:
         raise ConfigError(f"fit: phase '{phase.name}' has no parameter to train. Unfreeze some, or check the model.")
     decay = weight_decay if phase.weight_decay is None else phase.weight_decay
-    options: dict[str, object] = {"momentum": 0.9} if name == "sgd" else {}
-    return _OPTIMIZERS[name](phase.parameters, lr=lr * phase.lr_scale, weight_decay=decay, **options)  # type: ignore[call-arg]
+    options: dict[str, Any] = {"momentum": 0.9} if name == "sgd" else {}
+    return _OPTIMIZERS[name](phase.parameters, lr=lr * phase.lr_scale, weight_decay=decay, **options)
 
 
 def _constant(progress: float) -> float:

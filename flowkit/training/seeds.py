@@ -23,10 +23,14 @@ def fresh_seed() -> int:
 
 @contextmanager
 def forked(device: torch.device) -> Iterator[None]:
-    """Leave the default generators of the CPU and the device as they were found."""
+    """Leave torch's global state as it was found: default generators, and the validation flag that compiling switches off."""
+    validate = torch.distributions.Distribution._validate_args
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices, device_type="cuda"):
-        yield
+    try:
+        with torch.random.fork_rng(devices=devices, device_type="cuda"):
+            yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validate)
 
 
 def generator(device: torch.device, seed: int) -> torch.Generator:

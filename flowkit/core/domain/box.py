@@ -31,7 +31,7 @@ class Box(Domain):
     high_buffer: Tensor
 
     def __init__(
-        self, low: float | Tensor | Sequence[float] = 0.0, high: float | Tensor | Sequence[float] = 1.0, dim: int | Sequence[int] | None = None
+        self, low: float | Sequence[float] | Tensor = 0.0, high: float | Sequence[float] | Tensor = 1.0, dim: int | Sequence[int] | None = None
     ) -> None:
         super().__init__()
         self.low, self.high, self.dim = low, high, dim

@@ -1,0 +1,37 @@
+# Both commands of the README start from a bare Linux machine with Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench docs stubs slow clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $(STAMP)
+
+demo: $(STAMP)  ## train on real data, write samples, pictures and a report
+	$(BIN)/python -m flowkit.experiment.demo
+
+test: lint  ## everything CI runs
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+slow: $(STAMP)  ## long reproductions
+	$(BIN)/python -m pytest -m slow
+
+bench: $(STAMP)  ## regenerate the committed tables
+	$(BIN)/python benchmarks/run_all.py
+
+docs: $(STAMP)  ## regenerate docs/reference.md from the registries
+	$(BIN)/python -m flowkit.experiment.reference docs/reference.md
+
+stubs: $(STAMP)
+	$(BIN)/python -m flowkit.core.build.stubs
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

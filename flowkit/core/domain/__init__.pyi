@@ -1,0 +1,9 @@
+"""Written by ``make stubs``."""
+
+from flowkit.core.domain.ball import Ball as Ball
+from flowkit.core.domain.box import Box as Box
+from flowkit.core.domain.domain import Domain as Domain
+from flowkit.core.domain.half_space import HalfSpace as HalfSpace
+from flowkit.core.domain.product import Product as Product
+from flowkit.core.domain.real import Real as Real
+from flowkit.core.domain.simplex import Simplex as Simplex

@@ -1,0 +1,12 @@
+"""Written by ``make stubs``."""
+
+from flowkit.distributions.class_conditional import ClassConditional as ClassConditional
+from flowkit.distributions.diagonal_normal import DiagonalNormal as DiagonalNormal
+from flowkit.distributions.empirical import Empirical as Empirical
+from flowkit.distributions.full_normal import FullNormal as FullNormal
+from flowkit.distributions.gaussian_mixture import GaussianMixture as GaussianMixture
+from flowkit.distributions.standard_normal import StandardNormal as StandardNormal
+from flowkit.distributions.student_t import StudentT as StudentT
+from flowkit.distributions.torch_distribution import TorchDistribution as TorchDistribution
+from flowkit.distributions.uniform_box import UniformBox as UniformBox
+from flowkit.distributions.von_mises import VonMises as VonMises

@@ -1,0 +1,1 @@
+"""From a config to a trained flow, its metrics, its samples and its report."""

@@ -1,0 +1,199 @@
+"""How good a trained flow is, in numbers that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowkit.core.errors import ConfigError, DataError, FlowkitError, NotInvertibleError
+from flowkit.core.flow import Flow
+from flowkit.data import Split, read_table
+from flowkit.evaluation import Coverage, LatentNormality, bits_per_dim, coverage, ess, latent_normality
+from flowkit.experiment.baseline import gaussian_mixture
+from flowkit.experiment.config import Evaluation
+from flowkit.experiment.record import Run, Units
+
+MOST_CHECKED = 2000  # events in the checks of calibration
+
+
+def measure(flow: Any, rows: Split, units: Units, options: Evaluation, *, train: Split | None = None, seed: int = 0) -> dict[str, Any]:
+    """Held-out likelihood and calibration.
+
+    Args:
+        flow: trained.
+        rows: held-out events as the flow sees them.
+        units: of the data.
+        options: of the config.
+        train: rows for the Gaussian mixture; without them, or with a context, there is no comparison.
+        seed: of what is drawn.
+
+    Returns:
+        ``rows``, ``nll`` and ``nll_error`` in nats per event; ``nll_raw`` in raw units; ``bits_per_dim``; ``baseline*`` and
+        the paired ``difference`` of NLLs (below 0 the flow is better); p-values of the checks. An error is one standard error.
+    """
+    if len(rows.x) < 2:
+        raise DataError(f"evaluate: expected at least 2 rows; got {len(rows.x)}.")
+    rows = beside(flow, rows)
+    log_prob = _log_prob(flow, rows, options.batch_size, seed)
+    metrics: dict[str, Any] = {"rows": len(log_prob), **_mean("nll", -log_prob)}
+    outside = int(torch.isneginf(log_prob).sum())
+    if outside:
+        metrics["outside_support"] = outside
+    if units.scale is not None:
+        metrics["nll_raw"] = metrics["nll"] - units.log_det
+    if units.levels is not None:
+        metrics |= _mean("bits_per_dim", bits_per_dim(log_prob, rows.x[0].numel(), units.levels))
+    if options.baseline and train is not None and rows.context is None:
+        mixture = gaussian_mixture(train.x, rows.x, most=options.components, seed=seed)
+        other = torch.from_numpy(mixture.log_prob)
+        metrics |= {"baseline": mixture.words, **_mean("baseline_nll", -other)}
+        if units.levels is not None:
+            metrics["baseline_bits_per_dim"] = float(bits_per_dim(other, rows.x[0].numel(), units.levels).mean())
+        metrics |= _mean("difference", other - log_prob)
+    return metrics | check_numbers(*calibration(flow, rows, seed=seed))
+
+
+def measure_target(flow: Any, target: Any, options: Evaluation, *, seed: int = 0) -> dict[str, Any]:
+    """How well a flow covers a target density.
+
+    Returns:
+        ``ess`` as a share of the samples; ``log_z`` by importance sampling; ``nll`` on exact samples where there are any.
+    """
+    generator = generator_for(flow, seed)
+    target = target.to(generator.device)
+    weights = []
+    with torch.no_grad():
+        for start in range(0, options.samples, options.batch_size):
+            x, log_prob = flow.sample_and_log_prob((min(options.batch_size, options.samples - start),), generator=generator)
+            weights.append((target.log_density(x) - log_prob).double())
+    log_weight = torch.cat(weights)
+    n = len(log_weight)
+    log_z = float(torch.logsumexp(log_weight, 0)) - math.log(n)
+    share = float(ess(log_weight)) / n
+    # the delta method on the mean of the weights
+    metrics: dict[str, Any] = {"samples": n, "ess": share, "log_z": log_z, "log_z_error": math.sqrt(max(0.0, 1 / share - 1) / n) if share else math.nan}
+    if target.log_normalizer is not None:
+        metrics["log_z_exact"] = float(target.log_normalizer)
+    if getattr(target, "can_sample", False):
+        exact = target.sample(options.samples, generator=generator)
+        metrics |= {"rows": len(exact), **_mean("nll", -_log_prob(flow, Split(exact), options.batch_size, seed))}
+    return metrics
+
+
+def calibration(flow: Any, rows: Split, *, seed: int = 0) -> tuple[LatentNormality | None, Coverage | None]:
+    """The checks of calibration that a flow allows, on at most 2,000 events."""
+    rows = beside(flow, rows)
+    x, context = rows.x[:MOST_CHECKED], None if rows.context is None else rows.context[:MOST_CHECKED]
+    latent, covered = None, None
+    try:
+        latent = latent_normality(flow, x, context)
+    except (FlowkitError, NotImplementedError):
+        latent = None  # another base, or events outside the support
+    samples = 2000 if context is None else 200
+    try:
+        covered = coverage(flow, x, context, samples=samples, generator=generator_for(flow, seed))
+    except (ConfigError, NotInvertibleError, NotImplementedError):
+        covered = None
+    return latent, covered
+
+
+def check_numbers(latent: LatentNormality | None, covered: Coverage | None) -> dict[str, Any]:
+    """P-values of the checks; that of the latents is for all dimensions together (Bonferroni)."""
+    numbers: dict[str, Any] = {}
+    if latent is not None:
+        numbers["latent_p_value"] = min(1.0, float(latent.p_value.min()) * len(latent.p_value))
+    if covered is not None:
+        numbers["coverage_p_value"] = covered.p_value
+    return numbers
+
+
+def device_of(flow: torch.nn.Module) -> torch.device:
+    """Where a model is."""
+    return next((tensor.device for tensor in (*flow.parameters(), *flow.buffers())), torch.device("cpu"))
+
+
+def generator_for(flow: torch.nn.Module, seed: int) -> torch.Generator:
+    """A seeded generator on a model's device."""
+    return torch.Generator(device_of(flow)).manual_seed(seed)
+
+
+def beside(flow: torch.nn.Module, rows: Split) -> Split:
+    """Rows on a model's device."""
+    device = device_of(flow)
+    return Split(rows.x.to(device), None if rows.context is None else rows.context.to(device))
+
+
+def rows_from_file(run: Run, path: str | Path) -> Split:
+    """Rows in a file as the flow of a run sees them.
+
+    Columns are found by the names of the run's table, else by position, and are in raw units. Arrays may have the shape of
+    the events. A conditional flow needs an .npz file with arrays ``x`` and ``context``, the context as the flow takes it.
+
+    Raises:
+        DataError: the file cannot be read, or its columns are not those of the run.
+    """
+    path, units, flow = Path(path), run.units, run.flow
+    if flow.context_shape is not None or (len(units.event_shape) > 1 and path.suffix.lower() in (".npy", ".npz")):
+        raw, context = _arrays(path, conditional=flow.context_shape is not None)
+    else:
+        table = read_table(path)
+        if units.names is not None and set(units.names) <= set(table.names):
+            table = read_table(path, units.names)
+        raw, context = torch.from_numpy(table.values), None
+    width = math.prod(units.event_shape)
+    if raw[:1].numel() != width:
+        names = f" ({', '.join(units.names)})" if units.names and width <= 20 else ""
+        raise DataError(f"{path}: expected {width} columns{names}; got {raw[:1].numel()}. Give the columns that the flow was fitted on.")
+    dtype = next((p.dtype for p in flow.parameters() if p.is_floating_point()), torch.float32)
+    x = units.standardize(raw.flatten(1).double()).to(dtype)
+    if context is not None and context.is_floating_point():
+        context = context.to(dtype)
+    return Split(x.reshape(-1, *_sizes(flow, units)), context)
+
+
+def _sizes(flow: Any, units: Units) -> tuple[int, ...]:
+    shape = tuple(flow.event_shape)
+    return (math.prod(units.event_shape),) if len(shape) == 1 else units.event_shape
+
+
+def _arrays(path: Path, *, conditional: bool) -> tuple[Tensor, Tensor | None]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Give the path of a .csv, .npy, .npz or .parquet file.")
+    wanted = ("x", "context") if conditional else ("x",)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # a damaged file fails in numpy, zipfile or zlib
+        raise DataError(f"{path}: not a readable NumPy file ({' '.join(str(error).split())[:120]}). A conditional flow needs an .npz with x and context.") from None
+    for name in wanted:
+        if name not in arrays or arrays[name].dtype.kind not in "biuf" or not np.isfinite(arrays[name]).all() or arrays[name].ndim == 0:
+            raise DataError(f"{path}: expected an array '{name}' of finite numbers; it holds {', '.join(arrays)}. Save it with numpy.savez.")
+    x = torch.from_numpy(np.ascontiguousarray(arrays["x"], dtype=np.float64))
+    if not conditional:
+        return x, None
+    context = torch.from_numpy(np.ascontiguousarray(arrays["context"]))
+    context = context if context.is_floating_point() else context.long()
+    if len(context) != len(x):
+        raise DataError(f"{path}: {len(x)} rows of x but {len(context)} of context.")
+    return x, context
+
+
+def _log_prob(flow: Any, rows: Split, batch_size: int, seed: int) -> Tensor:
+    """Log-densities (N,), float64 on the CPU, evaluated in parts."""
+    options: dict[str, Any] = {"batch_size": batch_size, "generator": generator_for(flow, seed)} if isinstance(flow, Flow) else {}
+    with torch.no_grad():
+        log_prob = flow.log_prob(rows.x, rows.context, **options)
+    if not isinstance(log_prob, Tensor):
+        raise ConfigError(f"evaluate: {type(flow).__name__} gives no density in the data space, so it has no NLL.")
+    return log_prob.double().cpu()
+
+
+def _mean(name: str, values: Tensor) -> dict[str, float]:
+    """A mean and its standard error."""
+    values = values.double()
+    return {name: float(values.mean()), f"{name}_error": float(values.std()) / math.sqrt(len(values))}

@@ -1,0 +1,122 @@
+"""Samples of a flow with their log-density, streamed into a file at constant memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.core.errors import ConfigError
+from flowkit.experiment._sample_files import WRITERS, Chunk
+from flowkit.experiment.evaluate import generator_for
+from flowkit.experiment.record import Run
+
+NUMBERS_PER_CHUNK = 2**20  # in one chunk, so that memory does not grow with n
+MOST_PICTURES = 10_000
+
+
+@dataclass(frozen=True)
+class Written:
+    """What ``write_samples`` wrote: the file and the number of samples in it."""
+
+    path: Path
+    count: int
+
+
+def write_samples(
+    run: Run, path: str | Path, n: int, *, seed: int = 0, contexts: Tensor | None = None, temperature: float = 1.0, progress: bool = False
+) -> Written:
+    """Write n samples and their log-densities to a file, in the units of the data as they were given.
+
+    ``.npz`` holds ``x`` (n, *event), ``log_prob`` (n,) and, for a conditional flow, ``context``; ``.csv`` and ``.parquet`` have
+    a column for each number of an event and ``log_prob``; ``.png`` is a grid of pictures. The file appears whole or not at all.
+
+    Args:
+        run: whose flow is sampled.
+        path: with one of these endings.
+        n: number of samples.
+        seed: of the draws.
+        contexts: (M, *context_shape) for a conditional flow; sample i has context i modulo M.
+        temperature: scales the base's spread; the log-density stays that of the flow.
+        progress: show a bar on standard error when there are several chunks.
+
+    Raises:
+        ConfigError: the ending is none of these, the events are no pictures, or a context is missing.
+    """
+    path = Path(path)
+    writer = _writer_for(path, run, n)
+    _check_contexts(run, contexts)
+    size = chunk_size(run)
+    with _bar(n, size, show=progress) as advance:
+        with writer(path, run.units, n) as write:
+            for chunk in stream(run, n, seed=seed, contexts=contexts, temperature=temperature):
+                write(chunk)
+                advance(len(chunk.x))
+    return Written(path, n)
+
+
+def stream(run: Run, n: int, *, seed: int = 0, contexts: Tensor | None = None, temperature: float = 1.0) -> Iterator[Chunk]:
+    """Samples in chunks, on the CPU, in the units of the data as they were given."""
+    generator, flow, size = generator_for(run.flow, seed), run.flow, chunk_size(run)
+    for start in range(0, n, size):
+        count = min(size, n - start)
+        with torch.no_grad():
+            if contexts is None:
+                x, log_prob = flow.sample_and_log_prob((count,), generator=generator, temperature=temperature)
+                given = None
+            else:
+                given = contexts[torch.arange(start, start + count) % len(contexts)].to(generator.device)
+                x, log_prob = flow.sample_and_log_prob((), given, generator=generator, temperature=temperature)
+        yield Chunk(run.units.restore(x.cpu()), log_prob.cpu() + run.units.raw_log_det, None if given is None else given.cpu())
+
+
+def chunk_size(run: Run) -> int:
+    """Samples drawn at a time."""
+    return max(1, min(8192, NUMBERS_PER_CHUNK // max(1, math.prod(run.units.event_shape))))
+
+
+def _writer_for(path: Path, run: Run, n: int) -> Any:
+    if n < 1:
+        raise ConfigError(f"sample: expected a number of samples n >= 1; got {n}.")
+    kind = path.suffix.lower()
+    if kind not in WRITERS:
+        raise ConfigError(f"{path}: cannot write a {kind or 'nameless'} file. Give it one of the endings {', '.join(WRITERS)}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it, or choose another path.")
+    if path.is_dir():
+        raise ConfigError(f"{path}: expected a file; got a folder. Choose another path.")
+    if kind == ".png":
+        if not run.units.is_image:
+            raise ConfigError(f"{path}: .png is for pictures; events here have shape {run.units.event_shape}. Use {', '.join(k for k in WRITERS if k != '.png')}.")
+        if n > MOST_PICTURES:
+            raise ConfigError(f"{path}: a grid holds at most {MOST_PICTURES:,} pictures; got n={n}. Use .npz.")
+    return WRITERS[kind]
+
+
+def _check_contexts(run: Run, contexts: Tensor | None) -> None:
+    shape = run.flow.context_shape
+    if shape is not None and contexts is None:
+        what = "a label" if shape == () else f"{math.prod(size or 1 for size in shape)} numbers" if isinstance(shape, tuple) else "a context"
+        raise ConfigError(f"{run.folder}: the flow is conditional; expected {what} to sample for. Give it with --context.")
+    if shape is None and contexts is not None:
+        raise ConfigError(f"{run.folder}: the flow takes no context. Leave --context out.")
+
+
+@contextmanager
+def _bar(n: int, size: int, *, show: bool) -> Iterator[Any]:
+    """A bar for more than one chunk; yields a call that takes how many are done."""
+    if not show or n <= size:
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("sample"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=n)
+        yield lambda count: bar.advance(task, count)

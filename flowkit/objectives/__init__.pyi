@@ -1,0 +1,3 @@
+"""Written by ``make stubs``."""
+
+from flowkit.objectives.maximum_likelihood import MaximumLikelihood as MaximumLikelihood

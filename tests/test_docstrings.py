@@ -1,0 +1,31 @@
+"""Every example in a docstring runs and prints what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+import flowkit
+
+MODULES = sorted(info.name for info in pkgutil.walk_packages(flowkit.__path__, "flowkit.") if not info.name.endswith("__main__"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    if not doctest.DocTestFinder(exclude_empty=True).find(module):
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert result.failed == 0, f"{result.failed} of {result.attempted} examples in {name} fail; run python -m doctest on it"
+
+
+def test_there_are_examples() -> None:
+    finder = doctest.DocTestFinder()
+    found = sum(bool(test.examples) for name in MODULES for test in finder.find(importlib.import_module(name)))
+    assert found >= 5

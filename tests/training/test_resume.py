@@ -1,0 +1,157 @@
+"""Resuming: a killed run ends like one left alone; damaged checkpoints are passed over; changed settings are refused."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import flowkit as fk
+from flowkit.core.errors import CheckpointError, ConfigError
+from flowkit.training.checkpoint import Checkpoints
+
+SCRIPT = Path(__file__).with_name("killed_run.py")
+
+
+def start(run_dir: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(run_dir)])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[torch.Tensor]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert start(folder).wait() == 0
+    return torch.load(folder / "final.pt")
+
+
+def reached(folder: Path) -> int:
+    """The step of the newest checkpoint that can be seen from outside."""
+    return max((int(path.name.split("-")[1]) for path in (folder / "checkpoints").glob("step-?????????")), default=-1)
+
+
+def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
+    """Kill a run ``kills`` times at random moments of its course, then let it finish; returns how often it was caught alive."""
+    draw, caught = random.Random(seed), 0
+    for step in sorted(draw.sample(range(380), kills)):
+        process = start(folder)
+        while process.poll() is None and reached(folder) < step:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0.0, 0.05))
+        caught += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(folder).wait() == 0
+    return caught
+
+
+def compare(folder: Path, weights: list[torch.Tensor]) -> None:
+    final = torch.load(folder / "final.pt")
+    assert all(torch.equal(a, b) for a, b in zip(final, weights, strict=True))
+
+
+def test_killed_three_times(tmp_path: Path, undisturbed: list[torch.Tensor]) -> None:
+    assert killed_and_resumed(tmp_path / "run", 3, seed=1) == 3
+    compare(tmp_path / "run", undisturbed)
+    steps = [float(line.split(",")[0]) for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == sorted(set(steps)) and steps[-1] == 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_twenty_times(tmp_path: Path, undisturbed: list[torch.Tensor], seed: int) -> None:
+    assert killed_and_resumed(tmp_path / "run", 5, seed=10 + seed) == 5
+    compare(tmp_path / "run", undisturbed)
+
+
+def run(folder: Path, **options: object) -> fk.FitResult:
+    torch.manual_seed(0)
+    flow = fk.flows.RealNVP(2, layers=2, hidden=(8,))
+    x = torch.randn(256, 2, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    settings = {"max_epochs": 4, "batch_size": 64, "seed": 0, "progress": False, "run_dir": folder} | options
+    return fk.fit(flow, x, **settings)
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    first = run(tmp_path / "run")
+    again = run(tmp_path / "run", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+    assert again.history == first.history
+
+
+def test_interrupted_run_writes_a_checkpoint(tmp_path: Path) -> None:
+    def interrupt(state: fk.training.Progress) -> None:
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", callbacks=[interrupt])
+    left_alone = run(tmp_path / "other")
+    resumed = run(tmp_path / "run", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), left_alone.model.parameters(), strict=True))
+    assert resumed.history["step"] == left_alone.history["step"]
+
+
+def test_ctrl_c_waits_for_the_step_and_resumes_exactly(tmp_path: Path) -> None:
+    class Pressed(fk.objectives.MaximumLikelihood):
+        def loss(self, model, batch, generator=None, *, phase="main"):  # type: ignore[no-untyped-def]
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 6 and reached(tmp_path / "run") == 0:
+                signal.raise_signal(signal.SIGINT)
+            return super().loss(model, batch, generator, phase=phase)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", objective=Pressed())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert reached(tmp_path / "run") == 6
+    resumed, left_alone = run(tmp_path / "run", resume=True, objective=Pressed()), run(tmp_path / "other")
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), left_alone.model.parameters(), strict=True))
+
+
+def test_damaged_newest_checkpoint_falls_back(tmp_path: Path) -> None:
+    first = run(tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+    content = bytearray((newest / "tensors.safetensors").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (newest / "tensors.safetensors").write_bytes(content)
+    again = run(tmp_path / "run", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_all_checkpoints_damaged_is_an_error(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    for folder in (tmp_path / "run" / "checkpoints").glob("step-*"):
+        (folder / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        run(tmp_path / "run", resume=True)
+
+
+def test_changed_settings_are_listed(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"training\.lr: 0\.001 -> 0\.002"):
+        run(tmp_path / "run", resume=True, lr=0.002)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run(tmp_path / "run")
+
+
+def test_without_a_checkpoint_the_recorded_seed_is_used(tmp_path: Path) -> None:
+    first = run(tmp_path / "run", seed=None)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    again = run(tmp_path / "run", seed=None, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_checkpoints_keep_two_and_leave_no_litter(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c")
+    for step in range(5):
+        checkpoints.write(step, {"a": torch.ones(3) * step}, {"step": step})
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step-000000003", "step-000000004"]
+    found = checkpoints.newest()
+    assert found is not None and found[1] == {"step": 4} and found[0]["a"].tolist() == [4.0, 4.0, 4.0]
