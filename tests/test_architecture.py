@@ -20,7 +20,6 @@ from flowkit.core.registry import REGISTRIES
 
 ROOT = Path(flowkit.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.parts)
-IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
 RANKS = {
     "core": 0, "kernels": 1, "numerics": 2, "nets": 3,
@@ -34,6 +33,10 @@ ALWAYS = {"torch", "numpy", "flowkit"}
 OPTIONAL = ["nflows", "torchdiffeq", "sklearn", "scipy", "jsonargparse", "yaml", "safetensors", "rich", "matplotlib", "tensorboard", "pandas", "ot",
             "openmm", "mdtraj", "pyarrow", "zuko", "normflows", "FrEIA", "pytest", "hypothesis", "pyro", "sbi"]
 LINES, FUNCTION_LINES, KERNEL_LINES = 320, 60, 100
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 @functools.cache
@@ -68,7 +71,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, base
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_imports_go_down(path: Path) -> None:
     """A file imports only from lower ranks or from its own package."""
     own, own_rank = module_of(path).split("."), rank(module_of(path))
@@ -96,7 +99,7 @@ def top_level(path: Path) -> Iterator[ast.stmt]:
         queue += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if rank(module_of(path)) <= 7 or path.name == "__init__.py"], ids=str)
+@pytest.mark.parametrize("path", [path for path in FILES if rank(module_of(path)) <= 7 or path.name == "__init__.py"], ids=relative)
 def test_optional_packages_inside_functions(path: Path) -> None:
     """Up to rank 7 only torch, numpy and the standard library are imported outside functions."""
     for node in top_level(path):
@@ -107,7 +110,7 @@ def test_optional_packages_inside_functions(path: Path) -> None:
             assert root in ALWAYS or root in sys.stdlib_module_names, f"line {node.lineno}: {name}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_sizes(path: Path) -> None:
     """Files and functions stay short."""
     lines = len(path.read_text(encoding="utf-8").splitlines())
@@ -124,7 +127,7 @@ def called(node: ast.Call) -> str:
     return ast.unparse(node.func)
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_forbidden_constructs(path: Path) -> None:
     """No print, no star import, no eval, exec or pickle; nothing but the conformance kit unpickles what it pickled itself."""
     for node in ast.walk(tree(path)):
@@ -144,7 +147,7 @@ GLOBALS = ("set_default_dtype", "set_default_device", "set_num_threads", "manual
            "set_float32_matmul_precision", "use_deterministic_algorithms", "seed", "set_default_tensor_type", "set_num_interop_threads")
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_no_global_state_at_import(path: Path) -> None:
     """Importing changes no global of torch or numpy: no setter is called, no attribute of theirs assigned."""
     for node in top_level(path):
@@ -170,7 +173,7 @@ def public_definitions(path: Path) -> Iterator[tuple[str, ast.ClassDef | ast.Fun
                         yield f"{node.name}.{method.name}", method, True
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if not path.name.startswith("_") or path.name == "__init__.py"], ids=str)
+@pytest.mark.parametrize("path", [path for path in FILES if not path.name.startswith("_") or path.name == "__init__.py"], ids=relative)
 def test_public_names_documented(path: Path) -> None:
     """Modules, public classes and public functions have docstrings; a method that restates a contract may rely on it."""
     text = path.read_text(encoding="utf-8").strip()
@@ -194,7 +197,7 @@ def _contract_methods(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_annotated(path: Path) -> None:
     """Every function is annotated, and annotations are not evaluated at import."""
     if path.read_text(encoding="utf-8").strip() and path.name != "__init__.py":
@@ -207,21 +210,22 @@ def test_annotated(path: Path) -> None:
             assert node.returns is not None, f"{node.name}: no return annotation"
 
 
-PLUGIN_FILES = [path for path in FILES if path.relative_to(ROOT).parts[0] in PLUGINS and not path.name.startswith("_") and len(path.relative_to(ROOT).parts) == 2]
+PLUGIN_FILES = [path for path in FILES if path.parent.parent == ROOT and path.parent.name in PLUGINS and not path.name.startswith("_")]
 
 
-@pytest.mark.parametrize("path", PLUGIN_FILES, ids=[str(path.relative_to(ROOT)) for path in PLUGIN_FILES])
+@pytest.mark.parametrize("path", PLUGIN_FILES, ids=relative)
 def test_plugin_registers(path: Path) -> None:
     """A plug-in file registers its public class and exports no other."""
-    registered = [node.name for node in tree(path).body if isinstance(node, ast.ClassDef) and any(".register(" in ast.unparse(mark) for mark in node.decorator_list)]
-    public = [node.name for node in tree(path).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-    assert registered and registered == public, f"registers {registered}, public classes {public}"
+    classes = [node for node in tree(path).body if isinstance(node, ast.ClassDef)]
+    filed = [node.name for node in classes if any(".register(" in ast.unparse(mark) for mark in node.decorator_list)]
+    public = [node.name for node in classes if not node.name.startswith("_")]
+    assert filed and filed == public, f"registers {filed}, public classes {public}"
 
 
 def registered() -> list[Any]:
-    for info in pkgutil.walk_packages(flowkit.__path__, "flowkit."):
-        if info.name.split(".")[1] in RANKS and not info.name.endswith("__main__"):
-            importlib.import_module(info.name)
+    for info in pkgutil.iter_modules(flowkit.__path__):
+        if info.name in PLUGINS:
+            importlib.import_module(f"flowkit.{info.name}")
     kinds = {kind: registry for kind, registry in REGISTRIES.items() if kind != "data"}  # data sets may need a download
     return [pytest.param(registry[name], id=f"{kind}-{name}") for kind, registry in kinds.items() for name in registry]
 

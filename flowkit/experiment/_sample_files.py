@@ -112,7 +112,7 @@ def _png(path: Path, units: Units, n: int) -> Iterator[Write]:
     """A grid as square as can be, black between the pictures left out; values are clipped to [0, 1]."""
     from PIL import Image
 
-    channels, height, width = units.event_shape
+    height, width = units.event_shape[1:]
     across = math.ceil(math.sqrt(n))
     down, gap = math.ceil(n / across), 1 if min(height, width) > 4 else 0
     scale = max(1, min(8, 1600 // (across * (width + gap)))) if across * (width + gap) < 1600 else 1

@@ -169,7 +169,8 @@ def _arrays(path: Path, *, conditional: bool) -> tuple[Tensor, Tensor | None]:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except Exception as error:  # a damaged file fails in numpy, zipfile or zlib
-        raise DataError(f"{path}: not a readable NumPy file ({' '.join(str(error).split())[:120]}). A conditional flow needs an .npz with x and context.") from None
+        remedy = "A conditional flow needs an .npz with x and context." if conditional else "Save it with numpy.save."
+        raise DataError(f"{path}: not a readable NumPy file ({' '.join(str(error).split())[:120]}). {remedy}") from None
     for name in wanted:
         if name not in arrays or arrays[name].dtype.kind not in "biuf" or not np.isfinite(arrays[name]).all() or arrays[name].ndim == 0:
             raise DataError(f"{path}: expected an array '{name}' of finite numbers; it holds {', '.join(arrays)}. Save it with numpy.savez.")

@@ -41,7 +41,8 @@ def _set(tree: dict[str, Any], parts: list[str], value: Any, path: str) -> None:
         if inner is None or isinstance(inner, str):
             # a bare name is short for {name: it}
             if parts[depth + 1].isdigit():
-                raise ConfigError(f"--{path}: '{'.'.join(parts[: depth + 1])}' is no list here. Give the whole list, as --{'.'.join(parts[: depth + 1])} '[1, 2]'.")
+                whole = ".".join(parts[: depth + 1])
+                raise ConfigError(f"--{path}: '{whole}' is no list here. Give the whole list, as --{whole} '[1, 2]'.")
             inner = {} if inner is None else {"name": inner}
             place[key] = inner
         place = inner

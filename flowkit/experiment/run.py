@@ -34,7 +34,8 @@ class Outcome:
 def start(config: Config, *, where: str = "config", root: str | Path = "runs") -> Outcome | None:
     """Train, evaluate, draw samples and write the report, in a new folder ``root/<name>-<time>`` unless the config names one.
 
-    Under torchrun every process trains and the first does the rest; the others get None.
+    Under torchrun every process trains and the first does the rest; the others get None. An interrupt leaves a checkpoint
+    and is raised again with the folder as its text.
 
     Args:
         config: read by ``read_config``.
@@ -52,7 +53,8 @@ def resume(folder: str | Path, config: Config | None = None, *, where: str = "co
         config: must be what the run was made with; default that one.
 
     Raises:
-        CheckpointError: there is no run. ConfigError: ``config`` differs from the run's.
+        CheckpointError: there is no run.
+        ConfigError: ``config`` differs from the run's.
     """
     recorded = read_run_config(Path(folder))
     if config is not None:
@@ -70,9 +72,12 @@ def _run(config: Config, where: str, old: Path | None, root: Path) -> Outcome | 
         if rank == 0 and old is None:
             write_bytes(folder / CONFIG, pieces.config.as_yaml().encode())
             write_json(folder / UNITS, dataclasses.asdict(_units(pieces)))
-        result = fit(
-            pieces.flow, source, pieces.objective, validation=validation, seed=config.seed, run_dir=folder, resume=old is not None, **options
-        )
+        try:
+            result = fit(
+                pieces.flow, source, pieces.objective, validation=validation, seed=config.seed, run_dir=folder, resume=old is not None, **options
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(str(folder)) from None
         return _finish(pieces, folder, result) if rank == 0 else None
 
 

@@ -53,11 +53,10 @@ def write_samples(
     writer = _writer_for(path, run, n)
     _check_contexts(run, contexts)
     size = chunk_size(run)
-    with _bar(n, size, show=progress) as advance:
-        with writer(path, run.units, n) as write:
-            for chunk in stream(run, n, seed=seed, contexts=contexts, temperature=temperature):
-                write(chunk)
-                advance(len(chunk.x))
+    with _bar(n, size, show=progress) as advance, writer(path, run.units, n) as write:
+        for chunk in stream(run, n, seed=seed, contexts=contexts, temperature=temperature):
+            write(chunk)
+            advance(len(chunk.x))
     return Written(path, n)
 
 
@@ -93,7 +92,8 @@ def _writer_for(path: Path, run: Run, n: int) -> Any:
         raise ConfigError(f"{path}: expected a file; got a folder. Choose another path.")
     if kind == ".png":
         if not run.units.is_image:
-            raise ConfigError(f"{path}: .png is for pictures; events here have shape {run.units.event_shape}. Use {', '.join(k for k in WRITERS if k != '.png')}.")
+            others = ", ".join(ending for ending in WRITERS if ending != ".png")
+            raise ConfigError(f"{path}: .png is for pictures; events here have shape {run.units.event_shape}. Use {others}.")
         if n > MOST_PICTURES:
             raise ConfigError(f"{path}: a grid holds at most {MOST_PICTURES:,} pictures; got n={n}. Use .npz.")
     return WRITERS[kind]

@@ -25,6 +25,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float | Tensor, what: str
     if bool(bad.any()):
         at = tuple(int(i) for i in bad.nonzero()[int((error - allowed)[bad].nan_to_num(torch.inf).argmax())])
         got, want = float(actual[at]), float(expected[at])
+        error, allowed = error.detach(), allowed.detach()
         raise AssertionError(f"{what}: got {got:.9g}, expected {want:.9g}, off by {float(error[at]):.3g} > {float(allowed[at]):.3g} at index {at}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,14 +28,14 @@ def sized_context(f: Any) -> bool:
 def context_required(f: Any, case: Case) -> None:
     """Without the declared context every direction raises ShapeError."""
     for side in sides(f, case):
-        raises(ShapeError, lambda side=side: side(f, context=None), f"{side.name} without its context")
+        raises(ShapeError, partial(side, f, context=None), f"{side.name} without its context")
 
 
 @register(*TRANSFORMS, applies=lambda f: not conditional(f))
 def context_refused(f: Any, case: Case) -> None:
     """A context that was not declared raises ShapeError."""
     for side in sides(f, case):
-        raises(ShapeError, lambda side=side: side(f, context=torch.zeros(*case.batch, 2)), f"{side.name} with a context it does not declare")
+        raises(ShapeError, partial(side, f, context=torch.zeros(*case.batch, 2)), f"{side.name} with a context it does not declare")
 
 
 @register(*TRANSFORMS, applies=sized_context)
@@ -42,9 +43,9 @@ def context_shape_checked(f: Any, case: Case) -> None:
     """A context of another trailing shape or of an integer dtype raises ShapeError."""
     for side in sides(f, case):
         wide = torch.cat([side.context, side.context[..., :1]], dim=-1)
-        raises(ShapeError, lambda side=side: side(f, context=side.context.long()), f"{side.name} with an int64 context")
+        raises(ShapeError, partial(side, f, context=side.context.long()), f"{side.name} with an int64 context")
         if f.context_shape[-1] is not None:
-            raises(ShapeError, lambda side=side, wide=wide: side(f, context=wide), f"{side.name} with a context of {wide.shape[-1]} features")
+            raises(ShapeError, partial(side, f, context=wide), f"{side.name} with a context of {wide.shape[-1]} features")
 
 
 @register(*TRANSFORMS, applies=conditional)

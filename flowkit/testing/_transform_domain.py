@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,15 +27,14 @@ def wrong_input(f: Any, case: Case) -> None:
     """A wrong trailing shape, an integer dtype and a list raise ShapeError."""
     for side in sides(f, case):
         shape = f.out_shape if side.inverse else f.in_shape
-        raises(ShapeError, lambda side=side: side(f, torch.ones_like(side.value, dtype=torch.int64)), f"{side.name} of int64")
-        raises(ShapeError, lambda side=side: side(f, side.value.tolist()), f"{side.name} of a list")
+        raises(ShapeError, partial(side, f, torch.ones_like(side.value, dtype=torch.int64)), f"{side.name} of int64")
+        raises(ShapeError, partial(side, f, side.value.tolist()), f"{side.name} of a list")
         for axis in (i for i, size in enumerate(shape) if size is not None):
             dim = side.value.dim() - len(shape) + axis
             longer = torch.cat([side.value, side.value.narrow(dim, 0, 1)], dim=dim)
-            raises(ShapeError, lambda side=side, longer=longer: side(f, longer), f"{side.name} of trailing shape {tuple(longer.shape[1:])}")
+            raises(ShapeError, partial(side, f, longer), f"{side.name} of trailing shape {tuple(longer.shape[1:])}")
         if shape:
-            scalar = torch.zeros((), dtype=case.dtype)
-            raises(ShapeError, lambda side=side, scalar=scalar: side(f, scalar), f"{side.name} of a scalar")
+            raises(ShapeError, partial(side, f, torch.zeros((), dtype=case.dtype)), f"{side.name} of a scalar")
 
 
 @register(*TRANSFORMS, drawn=True)
@@ -65,11 +65,10 @@ def domain_error(f: Any, case: Case) -> None:
         outside = _outside(f, side, case)
         if outside is None:
             continue
-        context = _context_rows(side, len(outside))
-        raises(DomainError, lambda side=side, outside=outside, context=context: side(f, outside, context), f"{side.name} outside the domain")
+        raises(DomainError, partial(side, f, outside, _context_rows(side, len(outside))), f"{side.name} outside the domain")
         one = side.value.clone()
         one[0] = torch.nan
-        raises(DomainError, lambda side=side, one=one: side(f, one), f"{side.name} of NaN")
+        raises(DomainError, partial(side, f, one), f"{side.name} of NaN")
 
 
 @register(BIJECTOR, applies=lambda f: bounded(f) and f.traits.vmaps)

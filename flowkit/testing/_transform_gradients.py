@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,15 +56,29 @@ def _manifold(f: Any, side: Side) -> bool:
     return hasattr(f.codomain if side.inverse else f.domain, "tangent_basis")
 
 
+def _at_input(f: Any, side: Side, at: list[Tensor]) -> Tensor:
+    """All outputs at another input and, where given, other parts of the context."""
+    context = _with_parts(side.context, at[1:]) if len(at) > 1 else side.context
+    return mixed(*side(f, at[0], context))
+
+
+def _at_context(f: Any, side: Side, at: list[Tensor]) -> Tensor:
+    return mixed(*side(f, context=_with_parts(side.context, at)))
+
+
+def _at_parameter(f: Any, side: Side, name: str, at: list[Tensor]) -> Tensor:
+    return mixed(*side(_Swapped(f, {name: at[0]})))
+
+
 @register(*TRANSFORMS)
 def gradient_inputs(f: Any, case: Case) -> None:
     """Gradients in the input and the context agree with finite differences, in both directions."""
     for side in sides(f, case, (3,)):
         if not _manifold(f, side):
-            directional(lambda at, side=side: mixed(*side(f, at[0])), [side.value], case, f"{side.name}, input")
+            directional(partial(_at_input, f, side), [side.value], case, f"{side.name}, input")
         if side.context is not None and _float_context(side.context):
             start = _float_context(side.context)
-            directional(lambda at, side=side: mixed(*side(f, context=_with_parts(side.context, at))), start, case, f"{side.name}, context")
+            directional(partial(_at_context, f, side), start, case, f"{side.name}, context")
 
 
 @register(*TRANSFORMS, applies=parametric)
@@ -71,12 +86,8 @@ def gradient_parameters(f: Any, case: Case) -> None:
     """Gradients in every parameter agree with finite differences, in both directions."""
     trainable = {name: parameter for name, parameter in f.named_parameters() if parameter.requires_grad}
     for side in sides(f, case, (3,)):
-
-        def loss(values: dict[str, Tensor], side: Side = side) -> Tensor:
-            return mixed(*side(_Swapped(f, values)))
-
         for name, parameter in list(trainable.items())[:24]:
-            directional(lambda at, name=name, loss=loss: loss({name: at[0]}), [parameter.detach()], case, f"{side.name}, parameter {name}")
+            directional(partial(_at_parameter, f, side, name), [parameter.detach()], case, f"{side.name}, parameter {name}")
 
 
 class _Swapped:
@@ -110,11 +121,7 @@ def float64_throughout(f: Any, case: Case) -> None:
         if _manifold(f, side):
             continue
         context = _float_context(side.context) if side.context is not None else []
-
-        def loss(at: list[Tensor], side: Side = side) -> Tensor:
-            return mixed(*side(f, at[0], _with_parts(side.context, at[1:])))
-
-        directional(loss, [side.value, *context], case, f"{side.name}, step {STEP:g}", step=STEP, allowed=1e-3)
+        directional(partial(_at_input, f, side), [side.value, *context], case, f"{side.name}, step {STEP:g}", step=STEP, allowed=1e-3)
 
 
 @register(*TRANSFORMS, applies=parametric)

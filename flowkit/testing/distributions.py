@@ -20,6 +20,7 @@ from flowkit.testing._distribution_inputs import conditional, density_of, event_
 from flowkit.testing._draws import draw_context, map_context, points_outside
 from flowkit.testing._suite import CheckReport, register
 from flowkit.testing._suites import DISTRIBUTION
+from flowkit.testing._transform_gradients import directional
 
 
 def check_distribution(instance: Distribution, *, only: str | Iterable[str] | None = None, case: Case | None = None) -> CheckReport:
@@ -180,8 +181,6 @@ def not_finite_input(p: Any, case: Case) -> None:
 @register(DISTRIBUTION, applies=tensor_density)
 def score_is_gradient(p: Any, case: Case) -> None:
     """score equals the autograd gradient and finite differences of log_prob."""
-    from flowkit.testing._transform_gradients import directional
-
     x, context = points(p, case), draw_context(p, case.batch, case)
     point = x.clone().requires_grad_()
     value, wanted = p.log_prob(point, context), torch.zeros_like(x)

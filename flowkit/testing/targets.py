@@ -16,6 +16,7 @@ from flowkit.testing._density import integrable, measured_mass, stein
 from flowkit.testing._draws import concrete, draw, points_outside
 from flowkit.testing._suite import CheckReport, register
 from flowkit.testing._suites import TARGET
+from flowkit.testing._transform_gradients import directional
 from flowkit.testing._transform_state import plain_tensors
 
 
@@ -55,8 +56,6 @@ def density_shapes(target: Any, case: Case) -> None:
 @register(TARGET)
 def score_is_gradient(target: Any, case: Case) -> None:
     """score is finite and equals the autograd gradient and finite differences of log_density."""
-    from flowkit.testing._transform_gradients import directional
-
     x = points(target, case)
     score = target.score(x)
     finite(score, "score")

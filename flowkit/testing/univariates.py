@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from flowkit.testing._case import NOISE, Case
 from flowkit.testing._compare import close, expect, finite, scale_of
 from flowkit.testing._suite import CheckReport, register
 from flowkit.testing._suites import UNIVARIATE
+from flowkit.testing._transform_gradients import directional
 from flowkit.testing._transform_state import describable, plain_tensors
 
 EPS32 = torch.finfo(torch.float32).eps
@@ -182,17 +184,19 @@ def parameter_count_checked(u: Any, case: Case) -> None:
         expect(out.shape != value.shape, f"transform accepts {wrong.shape[-1]} parameters where parameter_count is {u.parameter_count}")
 
 
+def _outputs(function: Any, at: list[Tensor]) -> Tensor:
+    return mixed(*function(*at))
+
+
 @register(UNIVARIATE)
 def gradients(u: Any, case: Case) -> None:
     """Gradients in values and parameters agree with finite differences, and every parameter is used."""
-    from flowkit.testing._transform_gradients import directional
-
     value, params = inputs(u, case.but(batch=(40,)))
     for name, function in both(u, value, params):
         if name == "untransform" and not invertible(u):
             continue
-        directional(lambda at, function=function: mixed(*function(*at)), [value, params], case, name)
-        directional(lambda at, function=function: mixed(*function(*at)), [value, params], case, f"{name}, step 1e-7", step=1e-7, allowed=1e-3)
+        directional(partial(_outputs, function), [value, params], case, name)
+        directional(partial(_outputs, function), [value, params], case, f"{name}, step 1e-7", step=1e-7, allowed=1e-3)
         point, at = value.clone().requires_grad_(), params.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(mixed(*function(point, at)), at)
         used = (gradient != 0).flatten(0, -2).any(0)

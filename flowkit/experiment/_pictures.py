@@ -1,0 +1,87 @@
+"""The pictures of a report, each drawn only where it says something."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flowkit.data import Split
+from flowkit.experiment.evaluate import generator_for
+from flowkit.experiment.record import Run
+from flowkit.experiment.samples import stream
+from flowkit.plots import density_2d, image_grid, loss_curves, marginals, pair_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN, PICTURES, COLUMNS, DPI = 4000, 64, 6, 170
+
+
+def curves(history: Mapping[str, list[float]]) -> Figure | None:
+    """Losses against the step, or None for a history too short to draw."""
+    if len(history.get("step", [])) < 2:
+        return None
+    losses = [name for name in ("loss", "validation_loss") if name in history]
+    others = [name for name in history if name not in losses and not _repeats(history, name, losses) and name not in ("skipped", "lr", "grad_norm")]
+    return loss_curves({name: history[name] for name in ("step", *losses, *(o for o in others if o != "step"))}, names=losses)
+
+
+def samples_against(run: Run, rows: Split | None, seed: int) -> tuple[Figure, str] | None:
+    """Samples beside or over held-out data, and what the picture shows; None when the flow cannot be drawn."""
+    units = run.units
+    real = None if rows is None or not len(rows.x) else rows.x
+    context = None if rows is None else rows.context
+    if run.flow.context_shape is not None and context is None:
+        return None
+    if tuple(run.flow.event_shape) == (2,) and run.flow.context_shape is None:
+        names = units.names if units.names is not None and units.scale is None else None if units.names is None else units.names
+        drawn = density_2d(run.flow, None if real is None else real.cpu(), names=names, generator=generator_for(run.flow, seed))
+        return drawn, _units_of(run, "Held-out data, as many samples of the flow, and the density it has learnt.", raw=False)
+    count = PICTURES if units.is_image else SHOWN
+    x = torch.cat([chunk.x for chunk in stream(run, count, seed=seed, contexts=context)])
+    data = None if real is None else units.restore(real.cpu())
+    if units.is_image:
+        return image_grid(x, data), "Pictures drawn from the flow" + ("" if data is None else ", beside real ones that it has not seen") + "."
+    return _table(x, data, run)
+
+
+def _table(x: Tensor, data: Tensor | None, run: Run) -> tuple[Figure, str]:
+    width, columns = x[0].numel(), list(run.units.columns)
+    if data is None:
+        return marginals(x, None, columns), "Histograms of the samples."
+    if width == 1:
+        return marginals(data, x, columns), _units_of(run, "Histogram of held-out data, and of samples of the flow as a line.")
+    some = f"The first {COLUMNS} of {width} columns: histograms" if width > COLUMNS else "Histograms"
+    words = f"{some} on the diagonal; below it, for each pair, the regions with half and with nine tenths of the mass. Data are filled, samples are lines."
+    return pair_plot(data, x, columns, columns=COLUMNS), _units_of(run, words)
+
+
+def _units_of(run: Run, words: str, *, raw: bool = True) -> str:
+    if run.units.scale is None:
+        return words
+    return f"{words} {'In the units of the file.' if raw else 'Columns are standardised.'}"
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _repeats(history: Mapping[str, list[float]], name: str, losses: list[str]) -> bool:
+    """Whether a column holds the same numbers as a loss, as the NLL does under maximum likelihood."""
+
+
+    def same(a: float, b: float) -> bool:
+        return math.isclose(a, b, rel_tol=1e-6) or (math.isnan(a) and math.isnan(b))
+
+    return any(all(map(same, history[name], history[other])) for other in losses)
