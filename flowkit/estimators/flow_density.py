@@ -63,7 +63,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         bins: int | None = None,
         flow_options: Mapping[str, Any] | None = None,
         max_epochs: int = 50,
-        batch_size: int = 256,
+        batch_size: int = 128,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         validation_fraction: float | None = 0.1,

@@ -27,8 +27,8 @@ section > p { margin: 0 0 16px; color: var(--soft); max-width: 52em; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(176px, 1fr)); gap: 14px; margin-top: 28px; }
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 15px 18px 14px; }
 .card .label { color: var(--soft); font-size: 13px; }
-.card .value { font-size: 27px; font-weight: 650; letter-spacing: -.02em; line-height: 1.25; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.card .value small { font-size: 14px; font-weight: 500; letter-spacing: 0; color: var(--soft); margin-left: .3em; }
+.card .value { font-size: 27px; font-weight: 650; letter-spacing: -.02em; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.card .value small { font-size: 14px; font-weight: 500; letter-spacing: 0; color: var(--soft); margin-left: .35em; white-space: nowrap; }
 .card .note { color: var(--soft); font-size: 13px; line-height: 1.4; margin-top: 3px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 figure { margin: 0; }

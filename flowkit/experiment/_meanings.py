@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flowkit.experiment._numbers import error_of, p_value, rounded
 
-NOT_SHOWN = ("name", "split", "baseline", "finished", "device", "flowkit", "torch", "best_step", "seconds", "steps", "parameters")
+NOT_SHOWN = ("name", "data", "split", "baseline", "finished", "device", "flowkit", "torch", "best_step", "seconds", "steps", "parameters")
 
 
 class Meaning(NamedTuple):

@@ -31,7 +31,7 @@ class Baseline:
     def words(self) -> str:
         """The mixture in words."""
         shape = "full" if self.covariance == "full" else "diagonal"
-        return f"Gaussian mixture, {self.components} {shape} component{'s' if self.components > 1 else ''}"
+        return f"Gaussian mixture ({self.components} component{'s' if self.components > 1 else ''}, {shape} covariance)"
 
 
 def gaussian_mixture(train: Tensor, test: Tensor, *, most: int, seed: int) -> Baseline:

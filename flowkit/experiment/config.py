@@ -117,6 +117,12 @@ def check_config(tree: Mapping[str, Any], where: str) -> Config:
     return Config(**{**tree, "seed": seed, "training": training, "evaluation": evaluation})
 
 
+def training_parameters() -> dict[str, tuple[Any, Any]]:
+    """The keywords of ``fit`` that a config may give, with annotation and default."""
+    parameters = inspect.signature(fit).parameters
+    return {key: (annotation, parameters[key].default) for key, annotation in _fit_keywords().items()}
+
+
 def _fit_keywords() -> dict[str, Any]:
     """The keywords of ``fit`` that a config may give, with their annotations."""
     hints = typing.get_type_hints(fit)

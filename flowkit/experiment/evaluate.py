@@ -16,7 +16,8 @@ from flowkit.data import Split, read_table
 from flowkit.evaluation import Coverage, LatentNormality, bits_per_dim, coverage, ess, latent_normality
 from flowkit.experiment.baseline import gaussian_mixture
 from flowkit.experiment.config import Evaluation
-from flowkit.experiment.record import Run, Units
+from flowkit.experiment.pieces import make_pieces
+from flowkit.experiment.record import CONFIG, Run, Units
 
 MOST_CHECKED = 2000  # events in the checks of calibration
 
@@ -56,6 +57,26 @@ def measure(flow: Any, rows: Split, units: Units, options: Evaluation, *, train:
             metrics["baseline_bits_per_dim"] = float(bits_per_dim(other, rows.x[0].numel(), units.levels).mean())
         metrics |= _mean("difference", other - log_prob)
     return metrics | check_numbers(*calibration(flow, rows, seed=seed))
+
+
+def evaluate_run(run: Run, path: str | Path | None = None) -> dict[str, Any]:
+    """Metrics of a run's flow on the rows of a file, or on its own test split.
+
+    Raises:
+        DataError: the rows cannot be used. ConfigError: neither a file nor a data set of the run is there.
+    """
+    config = run.config
+    options = Evaluation() if config is None else Evaluation(**config.evaluation)
+    seed = 0 if config is None else config.seed
+    if path is not None:
+        return {"data": str(path), **measure(run.flow, rows_from_file(run, path), run.units, options, seed=seed)}
+    if config is None:
+        raise ConfigError(f"{run.folder}: holds a saved flow but no run, so its test rows are not known. Give rows with --data FILE.")
+    pieces = make_pieces(config, str(run.folder / CONFIG))
+    if pieces.data is None:
+        return measure_target(run.flow, pieces.target, options, seed=seed)
+    split, rows = pieces.held_out
+    return {"split": split, **measure(run.flow, rows, run.units, options, train=pieces.rows("train"), seed=seed)}
 
 
 def measure_target(flow: Any, target: Any, options: Evaluation, *, seed: int = 0) -> dict[str, Any]:

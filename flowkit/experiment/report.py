@@ -91,8 +91,8 @@ class _Page:
         if is_finite(m.get("difference")) and m.get("difference_error"):
             gap, error = m["difference"], m["difference_error"]
             if abs(gap) < 2 * error:
-                return f"On held-out data it is as good as the {m['baseline']}, within the error."
-            return f"On held-out data it is {with_error(abs(gap), error)} nats an event {'better' if gap < 0 else 'worse'} than the {m['baseline']}."
+                return f"On held-out data it is as good as a {m['baseline']}, within the error."
+            return f"On held-out data it is {with_error(abs(gap), error)} nats an event {'better' if gap < 0 else 'worse'} than a {m['baseline']}."
         return ""
 
     def _cards(self) -> str:
@@ -110,7 +110,9 @@ class _Page:
         if "difference" in m:
             gap, error = m["difference"], m.get("difference_error") or 0.0
             mood = "" if gap is None or abs(gap) < 2 * error else "good" if gap < 0 else "bad"
-            items.append(html.card("Against the yardstick", *_value(gap, error), f"nats an event; {m['baseline']}", mood))
+            number, spread = _value(gap, error)
+            sign = "+" if gap is not None and gap > 0 else ""
+            items.append(html.card("Flow minus mixture", f"{sign}{number}", spread, f"nats an event; {m['baseline']}", mood))
         if "parameters" in m:
             items.append(html.card("Parameters", f"{m['parameters']:,}", "", f"{str(self.config.flow.get('name', 'flow')).replace('_', ' ')}"))
         if "steps" in m:

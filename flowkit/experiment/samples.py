@@ -16,6 +16,7 @@ from flowkit.core.errors import ConfigError
 from flowkit.experiment._sample_files import WRITERS, Chunk
 from flowkit.experiment.evaluate import generator_for
 from flowkit.experiment.record import Run
+from flowkit.experiment.yaml_file import parse_yaml
 
 NUMBERS_PER_CHUNK = 2**20  # in one chunk, so that memory does not grow with n
 MOST_PICTURES = 10_000
@@ -73,6 +74,26 @@ def stream(run: Run, n: int, *, seed: int = 0, contexts: Tensor | None = None, t
                 given = contexts[torch.arange(start, start + count) % len(contexts)].to(generator.device)
                 x, log_prob = flow.sample_and_log_prob((), given, generator=generator, temperature=temperature)
         yield Chunk(run.units.restore(x.cpu()), log_prob.cpu() + run.units.raw_log_det, None if given is None else given.cpu())
+
+
+def context_of(run: Run, text: str) -> Tensor:
+    """One context written as YAML, a label or a list of numbers, as a tensor (1, *context_shape).
+
+    Raises:
+        ConfigError: the flow takes none, or one of another shape.
+    """
+    shape, value = run.flow.context_shape, parse_yaml(text, "--context")
+    if shape is None:
+        raise ConfigError(f"{run.folder}: the flow takes no context. Leave --context out.")
+    expected = "a label" if shape == () else f"numbers of shape {shape}"
+    try:
+        context = torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"--context: expected {expected}; got {value!r}.") from None
+    context = context.long() if shape == () else context.to(torch.get_default_dtype())
+    if context.shape != torch.Size(shape) or (shape == () and not isinstance(value, int)):
+        raise ConfigError(f"--context: expected {expected}; got {value!r}.")
+    return context[None]
 
 
 def chunk_size(run: Run) -> int:

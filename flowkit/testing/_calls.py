@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.surjection import Surjection
-from flowkit.core.transform import Bijector, Transform
+from flowkit.core.transform import Bijector
 from flowkit.testing._case import Case, traits_of
 from flowkit.testing._draws import concrete, draw, draw_context
 
@@ -28,7 +28,7 @@ class Side:
     def name(self) -> str:
         return "inverse" if self.inverse else "forward"
 
-    def __call__(self, transform: Any, value: Tensor | None = None, context: Any = "own") -> tuple[Tensor, Tensor]:
+    def __call__(self, transform: Any, value: Any = None, context: Any = "own") -> tuple[Tensor, Tensor]:
         """Call a transform in this direction, at other inputs where given."""
         used = self.context if isinstance(context, str) else context
         return call(transform, self.value if value is None else value, used, inverse=self.inverse)
@@ -44,11 +44,6 @@ def call(transform: Any, value: Tensor, context: Any = None, *, inverse: bool = 
 def has_inverse(transform: Any) -> bool:
     """Whether ``inverse`` may be called."""
     return isinstance(transform, Bijector | Surjection) and transform.traits.inverse != "none"
-
-
-def has_forward(transform: Any) -> bool:
-    """Always true; named so that lists of directions read alike."""
-    return isinstance(transform, Transform)
 
 
 def sides(transform: Any, case: Case, batch: tuple[int, ...] | None = None) -> list[Side]:

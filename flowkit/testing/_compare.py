@@ -20,12 +20,11 @@ def close(actual: Tensor, expected: Tensor, tolerance: float | Tensor, what: str
     expect(actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
     actual, expected = actual.detach().to(torch.float64), expected.detach().to(torch.float64)
     error = (actual - expected).abs()
-    allowed = torch.as_tensor(tolerance, dtype=torch.float64).broadcast_to(error.shape)
+    allowed = torch.as_tensor(tolerance, dtype=torch.float64).detach().broadcast_to(error.shape)
     bad = ~((error <= allowed) | (actual == expected))
     if bool(bad.any()):
         at = tuple(int(i) for i in bad.nonzero()[int((error - allowed)[bad].nan_to_num(torch.inf).argmax())])
         got, want = float(actual[at]), float(expected[at])
-        error, allowed = error.detach(), allowed.detach()
         raise AssertionError(f"{what}: got {got:.9g}, expected {want:.9g}, off by {float(error[at]):.3g} > {float(allowed[at]):.3g} at index {at}")
 
 

@@ -61,7 +61,8 @@ def inputs(u: Univariate, case: Case, *, scale: float = NOISE) -> tuple[Tensor, 
     return inner.to(case.dtype), (u.initial_parameters().to(torch.float64) + scale * noise).to(case.dtype)
 
 
-def both(u: Univariate, value: Tensor, params: Tensor) -> list[tuple[str, Any]]:
+def both(u: Univariate) -> list[tuple[str, Any]]:
+    """The two directions by name."""
     return [("transform", u.transform), ("untransform", u.untransform)]
 
 
@@ -98,7 +99,7 @@ def value_shapes(u: Any, case: Case) -> None:
     """Any shape of values, the empty one too, comes back with a log-slope of the same shape."""
     for batch in ((), (3,), (2, 3), (0,)):
         value, params = inputs(u, case.but(batch=batch))
-        for name, function in both(u, value, params):
+        for name, function in both(u):
             out, log_slope = function(value, params)
             expect(out.shape == value.shape and log_slope.shape == value.shape, f"{name} of {tuple(value.shape)}: {tuple(out.shape)}, {tuple(log_slope.shape)}")
 
@@ -107,7 +108,7 @@ def value_shapes(u: Any, case: Case) -> None:
 def derivative(u: Any, case: Case) -> None:
     """The log-slope is the log of the autograd derivative, both ways, to 1e-8."""
     value, params = inputs(u, case)
-    for name, function in both(u, value, params):
+    for name, function in both(u):
         if name == "untransform" and not invertible(u):
             continue
         point = value.clone().requires_grad_()
@@ -192,7 +193,7 @@ def _outputs(function: Any, at: list[Tensor]) -> Tensor:
 def gradients(u: Any, case: Case) -> None:
     """Gradients in values and parameters agree with finite differences, and every parameter is used."""
     value, params = inputs(u, case.but(batch=(40,)))
-    for name, function in both(u, value, params):
+    for name, function in both(u):
         if name == "untransform" and not invertible(u):
             continue
         directional(partial(_outputs, function), [value, params], case, name)
@@ -219,7 +220,7 @@ def extremes(u: Any, case: Case) -> None:
             u = u.to(dtype)
             value, params = inputs(u, case.but(dtype=dtype), scale=scale)
             for edge in _edges(u, value):
-                for name, function in both(u, value, params):
+                for name, function in both(u):
                     if name == "untransform" and not invertible(u):
                         continue
                     point, at = edge.clone().requires_grad_(), params.clone().requires_grad_()
@@ -240,7 +241,7 @@ def dtype_kept(u: Any, case: Case) -> None:
     """float32 in gives float32 out, float64 in float64 out."""
     for dtype in (torch.float32, torch.float64):
         value, params = inputs(u.to(dtype), case.but(dtype=dtype))
-        for name, function in both(u, value, params):
+        for name, function in both(u):
             got = [out.dtype for out in function(value, params)]
             expect(got == [dtype, dtype], f"{name}: {dtype} in, {got} out")
 
@@ -275,7 +276,7 @@ def compiled(u: Any, case: Case) -> None:
 def vmapped(u: Any, case: Case) -> None:
     """torch.func.vmap over the batch agrees with the batched call."""
     value, params = inputs(u, case)
-    for name, function in both(u, value, params):
+    for name, function in both(u):
         if name == "untransform" and not invertible(u):
             continue
         for out, wanted in zip(torch.func.vmap(function)(value, params), function(value, params), strict=True):
