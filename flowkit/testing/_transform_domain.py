@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.core.algebra import Identity
 from flowkit.core.errors import DomainError, ShapeError
-from flowkit.testing._calls import DRAWS, Side, call, has_inverse, mixed, sides
+from flowkit.testing._calls import DRAWS, Side, call, has_inverse, mixed, sides, tolerance
 from flowkit.testing._case import Case
 from flowkit.testing._compare import close, expect, finite, raises, scale_of
 from flowkit.testing._draws import map_context, points_outside
@@ -116,3 +117,38 @@ def masked(f: Any, case: Case) -> None:
 
 def _context_head(context: Any, count: int) -> Any:
     return map_context(context, lambda part: part[:count])
+
+
+@register(BIJECTOR, applies=lambda f: bounded(f) and has_inverse(f))
+def law_masked(f: Any, case: Case) -> None:
+    """In a chain, side by side and on part of an event, masked flags exactly the events that f itself would refuse."""
+    for side in sides(f, case):
+        outside = _outside(f, side, case)
+        if outside is None:
+            continue
+        points = torch.cat([side.value, outside])
+        context = _context_rows(side, len(points))
+        wanted = torch.arange(len(points)) < len(side.value)
+        first = ~f if side.inverse else f
+        value = call(first, side.value, _context_rows(side, len(side.value)))[0]
+        _flags(first >> ~first >> first, points, context, wanted, value, "f >> ~f >> f")
+        _flags(~(~first >> first >> ~first), points, context, wanted, value, "~(~f >> f >> ~f)")
+        if len(first.in_shape) != 1 or len(first.out_shape) != 1 or None in (*first.in_shape, *first.out_shape):
+            continue
+        frame = torch.zeros((len(points), 1), dtype=case.dtype)
+        end = frame[: len(value)]
+        _flags(first & Identity((1,)), torch.cat([points, frame], -1), context, wanted, torch.cat([value, end], -1), "f & identity")
+        _flags((first & first), torch.cat([points[:1].expand_as(points), points], -1), context, wanted, None, "f & f")
+        if first.in_shape == first.out_shape:
+            size = first.in_shape[0]
+            placed = first.on(slice(1, size + 1), shape=size + 1)
+            _flags(placed, torch.cat([frame, points], -1), context, wanted, torch.cat([end, value], -1), "f.on(index)")
+
+
+def _flags(f: Any, points: Tensor, context: Any, wanted: Tensor, value: Tensor | None, what: str) -> None:
+    got, log_det, inside = f.masked(points, context, inverse=False)
+    expect(inside is not None and bool((inside == wanted).all()), f"masked {what}: wrong flags {None if inside is None else inside.tolist()}")
+    finite(got, f"masked {what}, value")
+    finite(log_det, f"masked {what}, log_det")
+    if value is not None:
+        close(got[: len(value)], value, max(1e-7, 100 * tolerance(f, 0.0)) * scale_of(value), f"masked {what} inside the domain")

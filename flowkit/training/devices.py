@@ -41,6 +41,15 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
             torch.distributed.destroy_process_group()
 
 
+def agreed(value: int, world: int, device: torch.device) -> int:
+    """The first process's value, on all of them; they meet here."""
+    if world < 2:
+        return value
+    tensor = torch.tensor(value, device=device if device.type == "cuda" else "cpu")
+    torch.distributed.broadcast(tensor, src=0)
+    return int(tensor.item())
+
+
 def wrap(module: nn.Module, device: torch.device, world: int, *, compile: bool) -> Any:
     """Compile the loss and share its gradients between processes."""
     wrapped: Any = module

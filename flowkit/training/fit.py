@@ -13,7 +13,8 @@ from flowkit.core.errors import ConfigError, DataError
 from flowkit.core.flow import Flow
 from flowkit.core.objective import Objective
 from flowkit.objectives import MaximumLikelihood
-from flowkit.training.devices import pick_device, processes
+from flowkit.training.checkpoint import Checkpoints
+from flowkit.training.devices import agreed, pick_device, processes
 from flowkit.training.loop import Loop
 from flowkit.training.loss_module import LossModule
 from flowkit.training.result import FitResult, Progress
@@ -100,21 +101,23 @@ def fit(
     recorded = RunFolder.recorded(run_dir) if resume and run_dir is not None else None
     if seed is None:
         seed = recorded["training"]["seed"] if recorded is not None else fresh_seed()
-    settings = Settings(
-        max_epochs, max_steps, batch_size, lr, weight_decay, optimizer, schedule, ema, clip, precision,
-        gradient_accumulation, patience, monitor, non_finite, standardize, seed,
-    )  # fmt: skip
     chosen = pick_device(device)
     with processes(chosen) as (rank, world), forked(chosen):
+        settings = Settings(
+            max_epochs, max_steps, batch_size, lr, weight_decay, optimizer, schedule, ema, clip, precision,
+            gradient_accumulation, patience, monitor, non_finite, standardize, agreed(seed, world, chosen),
+        )  # fmt: skip
+        seed = settings.seed
         data = make_source(source, model, who="fit", batch_size=batch_size, seed=seed, weight=sample_weight, rank=rank, world=world)
         _check_required(objective, data)
         data, held_out = _validation(validation, data, model, settings)
         model.to(chosen)
         objective.to(chosen)
         module = LossModule(model, objective, bf16=precision == "bf16")
-        folder = _open(run_dir, settings, module, data, resume, rank)
-        found = folder.checkpoints.newest() if folder is not None and resume else None
-        if found is None and not (recorded and rank):
+        found = Checkpoints(Path(run_dir) / "checkpoints").newest() if recorded is not None and run_dir is not None else None
+        agreed(0, world, chosen)  # nobody writes before everybody has read
+        folder = None if run_dir is None or rank else RunFolder(run_dir, _asked(settings, module, data), resume=resume)
+        if found is None:
             _initialize(model, data, chosen, standardize)
         loop = Loop(module.train(), data, held_out, settings, chosen, rank=rank, world=world, compile=compile, callbacks=tuple(callbacks))
         try:
@@ -124,7 +127,7 @@ def fit(
                 folder.close()
         loop.restore_best()
         module.eval()
-        if folder is not None and rank == 0 and describe_or_none(model) is not None:
+        if folder is not None and describe_or_none(model) is not None:
             save(model, folder.path / "flow")
     return FitResult(model, loop.history, loop.best, loop.step, loop.seconds)
 
@@ -166,16 +169,14 @@ def _validation(validation: Any, source: Source, model: nn.Module, settings: Set
     return made[0], made[1]
 
 
-def _open(run_dir: str | Path | None, settings: Settings, module: LossModule, source: Source, resume: bool, rank: int) -> RunFolder | None:
-    if run_dir is None or (rank and not resume):
-        return None
-    asked = {
+def _asked(settings: Settings, module: LossModule, source: Source) -> dict[str, Any]:
+    """What the course of the run depends on, as it is recorded in the run's folder."""
+    return {
         "training": settings.as_dict(),
         "model": describe_or_none(module.model),
         "objective": describe_or_none(module.objective),
         "data": source.fingerprint(),
     }
-    return RunFolder(run_dir, asked, resume=resume)
 
 
 @torch.no_grad()
