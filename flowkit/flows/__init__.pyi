@@ -1,5 +1,6 @@
 """Written by ``make stubs``."""
 
+from flowkit.core.conditioned import Conditioned as Conditioned
 from flowkit.core.flow import Flow as Flow
 from flowkit.flows.iaf import IAF as IAF
 from flowkit.flows.maf import MAF as MAF

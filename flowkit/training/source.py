@@ -146,7 +146,7 @@ def as_rows(value: Any, who: str) -> Tensor:
         array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
         if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
             raise DataError(f"{who}: expected numbers; got {_first_text(value, array)}. Encode or drop such columns.")
-        value = torch.as_tensor(np.ascontiguousarray(array))
+        value = _tensor(array)
     if value.is_complex():
         raise DataError(f"{who}: expected real numbers; got {value.dtype}.")
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
@@ -157,6 +157,12 @@ def as_rows(value: Any, who: str) -> Tensor:
         row = int((~finite).nonzero()[0, 0])
         raise DataError(f"{who}: {int((~finite).sum())} values are NaN or infinite, the first in row {row}. Drop or impute them.")
     return value
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the array's memory, or over a copy where that is read-only or strided backwards."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _first_text(value: Any, array: np.ndarray) -> str:
@@ -196,14 +202,14 @@ def _check_context_rows(context: Any, model: nn.Module, rows: int, dtype: torch.
 
 
 def _context_tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = value if isinstance(value, Tensor) else _tensor(np.asarray(value))
     return tensor.to(dtype) if tensor.is_floating_point() else tensor.to(torch.int64)
 
 
 def _weights(weight: Any, rows: int, dtype: torch.dtype) -> Tensor | None:
     if weight is None:
         return None
-    tensor = torch.as_tensor(np.asarray(weight) if not isinstance(weight, Tensor) else weight).to(dtype)
+    tensor = (weight if isinstance(weight, Tensor) else _tensor(np.asarray(weight))).to(dtype)
     if tensor.shape != (rows,):
         raise ShapeError(f"fit: expected sample_weight of shape ({rows},); got {tuple(tensor.shape)}.")
     if not bool((torch.isfinite(tensor) & (tensor >= 0)).all()) or float(tensor.sum()) <= 0:
