@@ -1,6 +1,6 @@
 """Neural spline flows on UCI tables beside zuko's and nflows' (spine-F7): same conditioners, budget, data and loop.
 
-All three are coupling flows with an MLP of the same widths per layer, 8 bins, trained by ``flowkit.fit`` with the same
+All three are coupling flows with an MLP of the same widths and activation (SiLU) per layer and 8 bins on [-5, 5], trained by ``flowkit.fit`` with the same
 optimiser, schedule, batches and early choice of weights by validation. Needs FLOWKIT_DATA or a network.
 """
 
@@ -29,7 +29,7 @@ class Zuko(nn.Module):
         super().__init__()
         import zuko
 
-        self.flow = zuko.flows.NSF(features, transforms=layers, bins=bins, hidden_features=hidden, passes=2)
+        self.flow = zuko.flows.NSF(features, transforms=layers, bins=bins, hidden_features=hidden, passes=2, activation=nn.SiLU)
 
     def log_prob(self, x: Tensor, context: object = None, *, generator: object = None) -> Tensor:
         return self.flow().log_prob(x)
@@ -45,12 +45,12 @@ class Nflows(nn.Module):
         from nflows.transforms import CompositeTransform, LULinear, PiecewiseRationalQuadraticCouplingTransform
 
         def net(inputs: int, outputs: int) -> nn.Module:
-            return fk.nets.MLP(inputs, outputs, hidden)
+            return fk.nets.MLP(inputs, outputs, hidden, activation="silu")
 
         steps: list[nn.Module] = []
         for i in range(layers):
             mask = torch.tensor([1.0 if (j + i) % 2 == 1 else -1.0 for j in range(features)])
-            coupling = PiecewiseRationalQuadraticCouplingTransform(mask, net, num_bins=bins, tails="linear", tail_bound=4.0)
+            coupling = PiecewiseRationalQuadraticCouplingTransform(mask, net, num_bins=bins, tails="linear", tail_bound=5.0)
             steps += [LULinear(features, identity_init=True), coupling]
         self.flow = Flow(CompositeTransform(steps), StandardNormal([features]))
 

@@ -113,7 +113,10 @@ def check_config(tree: Mapping[str, Any], where: str) -> Config:
         raise ConfigError(f"{where}: seed: expected an int >= 0; got {seed!r}.")
     training = _checked(tree.get("training", {}), _fit_keywords(), "training", where)
     evaluation = _checked(tree.get("evaluation", {}), _annotations(Evaluation.__init__), "evaluation", where)
-    Evaluation(**evaluation)
+    try:
+        Evaluation(**evaluation)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return Config(**{**tree, "seed": seed, "training": training, "evaluation": evaluation})
 
 

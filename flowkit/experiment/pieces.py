@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flowkit.core.build import build
 from flowkit.core.build.describe import constructor_parameters
@@ -62,7 +62,7 @@ def make_pieces(config: Config, where: str = "config") -> Pieces:
         target = None if config.target is None else _target(config.target)
     with torch.random.fork_rng(), _naming(where, "objective"):
         torch.manual_seed(config.seed)
-        objective_tree = _named(config.objective)
+        objective_tree = _named(config.objective, "objective")
         wanted = constructor_parameters(OBJECTIVES[objective_tree["name"]]) if objective_tree.get("name") in OBJECTIVES else {}
         given = {"target": target} if target is not None and "target" in wanted and "target" not in objective_tree else {}
         objective: Objective = build({**objective_tree, **given}, OBJECTIVES, path="objective")
@@ -72,8 +72,8 @@ def make_pieces(config: Config, where: str = "config") -> Pieces:
             raise ConfigError(f"objective: {type(objective).__name__} needs a target. Give the key 'target'.")
     with torch.random.fork_rng(), _naming(where, "flow"):
         torch.manual_seed(config.seed)
-        tree = _fill(_named(config.flow), data, target)
-        flow = build(tree if target is None or "target" in tree or not _takes(tree, "target") else {**tree, "target": target}, FLOWS, path="flow")
+        tree = _fill(_named(config.flow, "flow"), data, target)
+        flow: nn.Module = build(tree if target is None or "target" in tree or not _takes(tree, "target") else {**tree, "target": target}, FLOWS, path="flow")
     return Pieces(dataclasses.replace(config, flow=tree, objective=objective_tree), flow, objective, data, target)
 
 
@@ -96,18 +96,18 @@ def _naming(where: str, section: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {section}: cannot be built ({' '.join(str(error).split()) or type(error).__name__}).") from error
 
 
-def _named(description: Any) -> dict[str, Any]:
+def _named(description: Any, section: str) -> dict[str, Any]:
     """A description as a mapping; a bare name is short for ``{name: it}``."""
     if isinstance(description, str):
         return {"name": description}
     if not isinstance(description, Mapping):
-        raise ConfigError(f"expected a name, or {{name: ..., **arguments}}; got {description!r}.")
+        raise ConfigError(f"{section}: expected a name, or {{name: ..., **arguments}}; got {description!r}.")
     return dict(description)
 
 
 def _target(description: Any) -> Any:
     """A target; any distribution is one."""
-    name = _named(description).get("name")
+    name = _named(description, "target").get("name")
     return build(description, DISTRIBUTIONS if name not in TARGETS and name in DISTRIBUTIONS else TARGETS, path="target")
 
 
@@ -123,9 +123,5 @@ def _fill(tree: dict[str, Any], data: Dataset | None, target: Any) -> dict[str, 
         known["classes"] = data.class_count or None
         known["context_features"] = data.context_shape[0] if len(data.context_shape) == 1 and not data.class_count else None
     added = {key: value for key, value in known.items() if value is not None and key not in tree and _takes(tree, key)}
-    return {"name": tree.get("name"), **added, **tree}
-
-
-def labels_or_floats(context: Tensor | None) -> str | None:
-    """What kind of context a data set has, for people."""
-    return None if context is None else "labels" if context.dtype == torch.int64 else "numbers"
+    named = {"name": tree["name"]} if "name" in tree else {}
+    return {**named, **added, **tree}

@@ -138,8 +138,9 @@ def read_json(path: Path) -> Any:
 
 
 def _read_units(folder: Path) -> Units:
-    tree = read_json(folder / UNITS)
+    tree: Any = read_json(folder / UNITS)
     try:
-        return Units(**{key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()})
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
+        return Units(**values)
     except (TypeError, AttributeError):
         raise CheckpointError(f"{folder / UNITS}: not written by flowkit, or damaged. Fit again.") from None

@@ -163,11 +163,11 @@ class _Page:
     def _again(self) -> str:
         folder = self.run.folder
         lines = [
-            f"flowkit fit {folder}/config.yaml --training.run_dir null  # the same run again",
+            f"flowkit fit {folder}/config.yaml",
             f"flowkit sample {folder} -n 10000 -o samples.npz",
             f"flowkit evaluate {folder}",
         ]
-        intro = "The config below is the whole description; with it and the seed the run gives the same flow on the same machine."
+        intro = "The config below, seed included, is the whole run: on the same machine it gives the same flow again."
         return html.section("How to make it again", intro, html.code("\n".join(lines)), html.yaml_code(self.config.as_yaml()))
 
     def _draw(self, figure: Figure, name: str, alt: str) -> str:

@@ -70,7 +70,7 @@ def _run(config: Config, where: str, old: Path | None, root: Path) -> Outcome | 
     with processes(device) as (rank, world):
         folder = old if old is not None else _agree(_new_folder(config, root) if rank == 0 else None, device, world)
         if rank == 0 and old is None:
-            write_bytes(folder / CONFIG, pieces.config.as_yaml().encode())
+            write_bytes(folder / CONFIG, _without_folder(pieces.config).as_yaml().encode())
             write_json(folder / UNITS, dataclasses.asdict(_units(pieces)))
         try:
             result = fit(
@@ -155,8 +155,13 @@ def _agree(folder: Path | None, device: torch.device, world: int) -> Path:
     return folder
 
 
+def _without_folder(config: Config) -> Config:
+    """A config without where it is run, so that it can be run again elsewhere."""
+    return dataclasses.replace(config, training={key: value for key, value in config.training.items() if key != "run_dir"})
+
+
 def _check_same(recorded: Config, asked: Config, where: str, folder: Path) -> None:
-    before, after = recorded.as_dict(), asked.as_dict()
+    before, after = recorded.as_dict(), _without_folder(asked).as_dict()
     changed = [key for key in sorted(set(before) | set(after)) if before.get(key) != after.get(key)]
     if changed:
         key = changed[0]

@@ -46,7 +46,7 @@ class IAF(Recipe):
         classes: int = 0,
         context_shape: Sequence[int | None] | None = None,
         embed: nn.Module | None = None,
-        activation: str = "relu",
+        activation: str = "silu",
     ) -> None:
         def make(context: int) -> Bijector:
             def layer(i: int) -> Bijector:

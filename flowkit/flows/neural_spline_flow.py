@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from flowkit.bijectors import Autoregressive, Coupling
+from flowkit.bijectors import Autoregressive, Coupling, Elementwise
 from flowkit.core.domain.domain import Domain
 from flowkit.core.registry import FLOWS
 from flowkit.core.transform import Bijector
@@ -17,7 +17,7 @@ from flowkit.univariates import RationalQuadraticSpline
 
 @FLOWS.register("neural_spline_flow", "nsf")
 class NeuralSplineFlow(Recipe):
-    """Rational-quadratic spline layers with LU linear maps between them.
+    """Rational-quadratic spline layers with LU linear maps between them, and a spline per coordinate next to the data.
 
     Coupling by default: both directions cost one pass. ``autoregressive=True`` takes the order of MAF: ``log_prob`` costs one
     pass, sampling one pass per group of coordinates.
@@ -46,7 +46,7 @@ class NeuralSplineFlow(Recipe):
         layers: int = 6,
         hidden: Sequence[int] = (64, 64),
         bins: int = 8,
-        bound: float = 4.0,
+        bound: float = 5.0,
         autoregressive: bool = False,
         passes: int | None = None,
         *,
@@ -55,7 +55,7 @@ class NeuralSplineFlow(Recipe):
         classes: int = 0,
         context_shape: Sequence[int | None] | None = None,
         embed: nn.Module | None = None,
-        activation: str = "relu",
+        activation: str = "silu",
     ) -> None:
         def make(context: int) -> Bijector:
             def layer(i: int) -> Bijector:
@@ -65,7 +65,8 @@ class NeuralSplineFlow(Recipe):
                     return Autoregressive(features, spline, hidden, passes, order=order, context_features=context, activation=activation)
                 return Coupling(features, spline, hidden, alternating_mask(features, i), context_features=context, activation=activation)
 
-            return ~stack("NeuralSplineFlow", layers, layer, linear=features)
+            marginals = Elementwise(features, RationalQuadraticSpline(bins, bound))
+            return ~(marginals >> stack("NeuralSplineFlow", layers, layer, linear=features))
 
         self._assemble(
             make,

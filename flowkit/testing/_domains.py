@@ -40,6 +40,26 @@ def membership(domain: Any, case: Case) -> None:
 
 
 @register(DOMAIN)
+def boundary_tolerance(domain: Any, case: Case) -> None:
+    """A point just beyond the boundary is outside, and inside within a larger tol; tol never takes points away."""
+    x = draw(domain, (4,), concrete(domain.event_shape), case)
+    expect(bool(domain.contains(x, tol=1e-9).all()), "contains(x, tol) refuses points that contains(x) accepts")
+    outside = points_outside(domain, x, case)
+    if outside is None:
+        return
+    inner, outer = domain.safe_point(outside), outside
+    for _ in range(60):  # bisection for the boundary on the way out
+        middle = (inner + outer) / 2
+        within = domain.contains(middle).reshape(-1, *([1] * (middle.dim() - 1)))
+        inner, outer = torch.where(within, middle, inner), torch.where(within, outer, middle)
+    way = outside - domain.safe_point(outside)
+    beyond = outer + 1e-9 * way
+    expect(not bool(domain.contains(beyond).any()), "a point beyond the boundary is inside")
+    reach = 1e-6 * domain.scale * float(way.flatten(1).norm(dim=1).max())
+    expect(bool(domain.contains(beyond, tol=reach).all()), "a point beyond the boundary by less than tol is not inside within tol")
+
+
+@register(DOMAIN)
 def uniform_inside(domain: Any, case: Case) -> None:
     """uniform draws lie inside, follow their generator, and fill the set."""
     try:
@@ -86,7 +106,7 @@ def domain_state(domain: Any, case: Case) -> None:
 
 def plain_net(net: Any) -> bool:
     """Networks of a vector and an optional context, known by their declared sizes."""
-    return all(isinstance(getattr(net, key, None), int) for key in ("in_features", "out_features"))
+    return hasattr(net, "in_features") and hasattr(net, "out_features")
 
 
 def _net_inputs(net: Any, case: Case, batch: tuple[int, ...]) -> tuple[Any, Any]:
@@ -98,6 +118,7 @@ def _net_inputs(net: Any, case: Case, batch: tuple[int, ...]) -> tuple[Any, Any]
 @register(NET, applies=plain_net)
 def net_output(net: Any, case: Case) -> None:
     """Output of the declared size for any batch; every parameter gets a gradient; rows independent; dtype followed."""
+    expect(isinstance(net.in_features, int) and isinstance(net.out_features, int), f"sizes are {net.in_features!r} and {net.out_features!r}, not ints")
     for batch in ((), (3,), (2, 3), (0,)):
         out = net(*_net_inputs(net, case, batch))
         expect(tuple(out.shape) == (*batch, net.out_features), f"batch {batch}: output has shape {tuple(out.shape)}")

@@ -17,8 +17,8 @@ from flowkit.core.build import build, describe
 from flowkit.core.errors import NotInvertibleError
 from flowkit.core.registry import registered_name
 from flowkit.testing._calls import mixed, sides
-from flowkit.testing._case import Case, perturb, reloaded
-from flowkit.testing._compare import close, expect, same_call
+from flowkit.testing._case import Case, perturb, rebuilt, reloaded
+from flowkit.testing._compare import close, expect, same_call, scale_of
 from flowkit.testing._draws import map_context
 from flowkit.testing._suite import register
 from flowkit.testing._suites import BIJECTOR, TRANSFORMS
@@ -220,6 +220,20 @@ def pure(f: Any, case: Case) -> None:
                 same_call(side(f), first, 0.0, f"{side.name}, second call")
                 expect(torch.equal(generator, torch.get_rng_state()), f"{side.name} draws from the global generator")
             _same_state(before, f.state_dict(), f"{side.name} {'in training mode ' if training else ''}changed")
+
+
+@register(BIJECTOR, applies=lambda f: not f.traits.stochastic)
+def initialize_agrees(f: Any, case: Case) -> None:
+    """initialize returns what the map then gives for that batch, in both directions; a second one changes nothing."""
+    for side in sides(f, case, (16,)):
+        fresh = rebuilt(f)
+        with torch.no_grad():
+            after = fresh.initialize(side.value, side.context, inverse=side.inverse)
+            value, _ = side(fresh)
+            close(after, value, 1e-9 * scale_of(value), f"initialize against {side.name}")
+            again = fresh.initialize(side.value * 0.5, side.context, inverse=side.inverse) if f.domain.trivial and f.codomain.trivial else None
+            if again is not None:
+                close(side(fresh)[0], value, 0.0, f"{side.name} after a second initialize")
 
 
 @register(*TRANSFORMS, applies=lambda f: f.traits.stochastic)

@@ -103,7 +103,7 @@ def invariances_hold(target: Any, case: Case) -> None:
         close(target.log_density(changed), value, 1e-8 * scale_of(value), f"log_density after {name}")
 
 
-@register(TARGET, applies=lambda target: target.log_normalizer is not None and integrable(target.domain, target.event_shape), costly=True)
+@register(TARGET, applies=lambda target: target.log_normalizer is not None and integrable(target.domain, target.event_shape))
 def normalizer(target: Any, case: Case) -> None:
     """In one and two dimensions exp(log_density) integrates to exp(log_normalizer) (5e-3)."""
     shift = float(target.log_normalizer)

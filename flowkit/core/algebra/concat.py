@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.core.algebra._context import part, shared_context
+from flowkit.core.algebra.chain import Chain
+from flowkit.core.algebra.identity import Identity
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.product import Product
 from flowkit.core.domain.real import Real
@@ -16,7 +18,7 @@ from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import Context, Shape, show, unify, zeros_log_det
 from flowkit.core.traits import combine
-from flowkit.core.transform import Bijector
+from flowkit.core.transform import Bijector, Transform
 
 
 @BIJECTORS.register("concat")
@@ -107,6 +109,14 @@ class Concat(Bijector):
             scores.append(piece_score)
             total = total + log_det
         return self._join(out, inverse), total, self._join(scores, inverse)
+
+    def merge(self, following: Transform) -> Transform | None:
+        if not isinstance(following, Concat) or self.out_sizes != following.in_sizes:
+            return None
+        pairs = [(first >> second).simplify() for first, second in zip(self.transforms, following.transforms, strict=True)]  # type: ignore[operator]
+        if all(isinstance(pair, Identity) for pair in pairs):
+            return Identity(self.in_shape)
+        return None if any(isinstance(pair, Chain) for pair in pairs) else Concat(pairs)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Concat]]:
