@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowkit.core.domain.ball import Ball
 from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
@@ -32,7 +33,7 @@ class ToBall(Bijector):
         self.in_shape = self.out_shape = (features,)
 
     def _log_det(self, z: Tensor) -> Tensor:
-        return self.features * math.log(self.radius) - 0.5 * (self.features + 2) * torch.log1p(z.square().sum(-1))
+        return self.features * math.log(self.radius) - 0.5 * (self.features + 2) * torch.log1p(sum_event(z.square(), 1))
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         length = torch.sqrt(1 + z.square().sum(-1, keepdim=True))

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from flowkit.core.domain.half_space import HalfSpace
 from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
@@ -26,7 +27,7 @@ class ToHalfSpace(Bijector):
     traits = Traits(score="closed")
     direction: Tensor
 
-    def __init__(self, normal: Tensor | Sequence[float], offset: float = 0.0) -> None:
+    def __init__(self, normal: Sequence[float] | Tensor, offset: float = 0.0) -> None:
         super().__init__()
         self.normal, self.offset = normal, offset
         domain = HalfSpace(normal, offset)
@@ -43,14 +44,14 @@ class ToHalfSpace(Bijector):
         unit, edge = self._unit()
         along = (z * unit).sum(-1)
         moved = edge - functional.softplus(-along)
-        return z + (moved - along).unsqueeze(-1) * unit, functional.logsigmoid(-along)
+        return z + (moved - along).unsqueeze(-1) * unit, sum_event(functional.logsigmoid(-along), 0)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         unit, edge = self._unit()
         moved = (x * unit).sum(-1)
         depth = (edge - moved).clamp(min=torch.finfo(x.dtype).tiny)
         along = -(depth + torch.log(-torch.expm1(-depth)))
-        return x + (along - moved).unsqueeze(-1) * unit, -functional.logsigmoid(-along)
+        return x + (along - moved).unsqueeze(-1) * unit, -sum_event(functional.logsigmoid(-along), 0)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToHalfSpace]]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from flowkit.core.domain.simplex import Simplex
 from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
@@ -46,7 +47,7 @@ class ToSimplex(Bijector):
 
     def _log_det(self, z: Tensor) -> Tensor:
         log_x, _ = self._logs(z)
-        return (log_x + functional.logsigmoid(self._offset(z) - z)).sum(-1)
+        return sum_event(log_x + functional.logsigmoid(self._offset(z) - z), 1)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         log_x, _ = self._logs(z)

@@ -114,12 +114,15 @@ def fit(
         model.to(chosen)
         objective.to(chosen)
         module = LossModule(model, objective, bf16=precision == "bf16")
+        asked = _asked(settings, module, data)
+        if run_dir is not None:
+            RunFolder.check(run_dir, asked, resume=resume or bool(rank))
         found = Checkpoints(Path(run_dir) / "checkpoints").newest() if recorded is not None and run_dir is not None else None
         agreed(0, world, chosen)  # nobody writes before everybody has read
-        folder = None if run_dir is None or rank else RunFolder(run_dir, _asked(settings, module, data), resume=resume)
         if found is None:
             _initialize(model, data, chosen, standardize)
         loop = Loop(module.train(), data, held_out, settings, chosen, rank=rank, world=world, compile=compile, callbacks=tuple(callbacks))
+        folder = None if run_dir is None or rank else RunFolder(run_dir, asked, resume=resume)
         try:
             _run(loop, folder, found, progress)
         finally:

@@ -19,10 +19,15 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(name: str, phase: Phase, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """The optimiser of a phase; its learning rate is set anew every step by ``schedule_factor``."""
+def check_optimizer(name: str) -> None:
+    """Raise UnknownNameError unless there is an optimiser of that name."""
     if name not in _OPTIMIZERS:
         raise UnknownNameError(f"fit: no optimizer named {name!r}. {nearest(name, _OPTIMIZERS)}")
+
+
+def make_optimizer(name: str, phase: Phase, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimiser of a phase; its learning rate is set anew every step by ``schedule_factor``."""
+    check_optimizer(name)
     if not phase.parameters:
         raise ConfigError(f"fit: phase '{phase.name}' has no parameter to train. Unfreeze some, or check the model.")
     decay = weight_decay if phase.weight_decay is None else phase.weight_decay

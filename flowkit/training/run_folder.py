@@ -28,16 +28,22 @@ class RunFolder:
 
     def __init__(self, path: str | Path, settings: dict[str, Any], *, resume: bool) -> None:
         self.path = Path(path)
-        known = self.recorded(self.path)
-        if known is not None and not resume:
-            raise ConfigError(f"fit: {self.path} already holds a run. Pass resume=True to continue it, or choose another run_dir.")
-        if known is not None:
-            _compare(known, json.loads(json.dumps(settings)), self.path)
+        known = self.check(self.path, settings, resume=resume)
         make_folder(self.path, "fit")
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         if known is None:
             write_bytes(self.path / CONFIG, (json.dumps(settings, indent=2) + "\n").encode())
         self._writer: Any = None
+
+    @classmethod
+    def check(cls, path: str | Path, settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
+        """The settings of the run in a folder, or None; raises as the constructor does, and writes nothing."""
+        known = cls.recorded(path)
+        if known is not None and not resume:
+            raise ConfigError(f"fit: {path} already holds a run. Pass resume=True to continue it, or choose another run_dir.")
+        if known is not None:
+            _compare(known, json.loads(json.dumps(settings)), Path(path))
+        return known
 
     @staticmethod
     def recorded(path: str | Path) -> dict[str, Any] | None:

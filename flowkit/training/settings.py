@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flowkit.core.errors import ConfigError
-from flowkit.training.optimizers import schedule_factor
+from flowkit.training.optimizers import check_optimizer, schedule_factor
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Settings:
             raise ConfigError(f"fit: expected non_finite 'stop' or 'skip'; got {self.non_finite!r}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ConfigError(f"fit: expected seed to be an int >= 0; got {self.seed!r}.")
+        check_optimizer(self.optimizer)
         schedule_factor(self.schedule, 0, 1)
 
     def total_steps(self, steps_per_epoch: int, *, draws_own: bool) -> int:

@@ -320,7 +320,7 @@ class NotVolumePreserving(Sound):
 
 class EmptyBatch(Sound):
     def _forward(self, z: Tensor, context: Any, generator: Any) -> Pair:
-        assert float(z.abs().max()) >= 0
+        assert z.abs().max().item() >= 0
         return super()._forward(z, context, generator)
 
 

@@ -189,8 +189,8 @@ class Explosive(nn.Module):
 def test_non_finite_stops_with_the_layer_named() -> None:
     flow = small()
     with torch.no_grad():
-        flow.bijector.bijector.transforms[1]._net.last.bias[0] = math.nan
-    with pytest.raises(NonFiniteError, match=r"step 0.*transforms\.1\._net\.last\.bias"):
+        flow.bijector.bijector.transforms[2]._net.last.bias[0] = math.nan
+    with pytest.raises(NonFiniteError, match=r"step 0.*transforms\.2\._net\.last\.bias"):
         quick(flow, moons())
 
     class Overflowing(fk.bijectors.Affine):

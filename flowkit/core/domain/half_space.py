@@ -24,7 +24,7 @@ class HalfSpace(Domain):
 
     normal_buffer: Tensor
 
-    def __init__(self, normal: Tensor | Sequence[float], offset: float = 0.0) -> None:
+    def __init__(self, normal: Sequence[float] | Tensor, offset: float = 0.0) -> None:
         super().__init__()
         self.normal, self.offset = normal, offset
         vector = torch.as_tensor(normal, dtype=torch.get_default_dtype()).clone()

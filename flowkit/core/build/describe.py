@@ -1,0 +1,95 @@
+"""From a module to its description."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.errors import ConfigError
+from flowkit.core.registry import registered_name
+
+SMALL = 64  # tensors up to this many numbers are written into the description itself
+
+
+def describe(module: nn.Module, weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
+    """Write a registered module as ``{name: ..., **arguments}``, defaults included: a saved flow outlives a change of them.
+
+    A module met twice is written once with ``id:`` and then as ``{ref: id}``. Tensors of at most 64 numbers are written
+    as ``{tensor: [...], dtype: ...}``; larger ones go to ``weights`` and are written as ``{weights: key}``.
+
+    Args:
+        module: an instance of a registered class, whose constructor stored its arguments unchanged.
+        weights: collects large tensors; without it a large tensor is an error.
+
+    Raises:
+        ConfigError: a module in it is not registered; the message has the path of the argument.
+    """
+    return _Writer(weights).module(module, type(module).__name__)
+
+
+class _Writer:
+    def __init__(self, weights: dict[str, Tensor] | None) -> None:
+        self.weights = weights
+        self.seen: dict[int, dict[str, Any]] = {}
+
+    def module(self, module: nn.Module, path: str) -> dict[str, Any]:
+        if id(module) in self.seen:
+            first = self.seen[id(module)]
+            first.setdefault("id", f"m{sum('id' in other for other in self.seen.values())}")
+            return {"ref": first["id"]}
+        name = registered_name(type(module))
+        if name is None:
+            raise ConfigError(
+                f"{path}: {type(module).__qualname__} is not registered, so it cannot be saved. "
+                "Decorate the class with the registry of its kind, e.g. @NETS.register('my_net')."
+            )
+        written: dict[str, Any] = {"name": name}
+        self.seen[id(module)] = written
+        for key, parameter in constructor_parameters(type(module)).items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                for extra, value in getattr(module, key).items():
+                    written[extra] = self.value(value, f"{path}.{extra}")
+                continue
+            if not hasattr(module, key):
+                raise ConfigError(f"{path}: {type(module).__qualname__} does not store its argument '{key}', so it cannot be described.")
+            written[key] = self.value(getattr(module, key), f"{path}.{key}")
+        return written
+
+    def value(self, value: Any, path: str) -> Any:
+        if isinstance(value, nn.ModuleList | list | tuple):
+            return [self.value(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        if isinstance(value, nn.Module):
+            return self.module(value, path)
+        if isinstance(value, Tensor):
+            return self.tensor(value, path)
+        if isinstance(value, Mapping):
+            return {str(key): self.value(item, f"{path}.{key}") for key, item in value.items()}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise ConfigError(f"{path}: cannot describe a value of type {type(value).__name__}. Use numbers, strings, tensors or registered modules.")
+
+    def tensor(self, value: Tensor, path: str) -> dict[str, Any]:
+        if value.numel() <= SMALL:
+            return {"tensor": value.detach().tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+        if self.weights is None:
+            raise ConfigError(f"{path}: a tensor of {value.numel()} numbers needs a weights store; use flowkit.save.")
+        self.weights[path] = value.detach()
+        return {"weights": path}
+
+
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The named arguments of a constructor; none for a class that keeps torch's own."""
+    if cls.__init__ is nn.Module.__init__:  # type: ignore[misc]
+        return {}
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    return {key: p for key, p in parameters.items() if key != "self" and p.kind is not p.VAR_POSITIONAL}
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The torch dtype of a name such as ``float32``, or None."""
+    dtype = getattr(torch, name, None)
+    return dtype if isinstance(dtype, torch.dtype) else None
