@@ -24,17 +24,22 @@ def test_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.isfinite(names["log_prob"]).all() and (tmp_path / "runs" / "moons" / "config.json").is_file()
 
 
-def test_the_example_of_a_plug_in_passes_the_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowkit.core.registry import BIJECTORS
-    from flowkit.testing import check_bijector
+def test_the_examples_of_plug_ins_pass_the_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowkit.core.registry import BIJECTORS, OBJECTIVES
+    from flowkit.testing import check_bijector, check_objective
 
-    (example,) = blocks("docs/extending.md")
-    (tmp_path / "bent_line_example.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
+    modules = []
+    for number, example in enumerate(blocks("docs/extending.md")):
+        (tmp_path / f"plug_in_example_{number}.py").write_text(example)
     try:
-        check_bijector(importlib.import_module("bent_line_example").BentLine(2))
+        modules = [importlib.import_module(f"plug_in_example_{number}") for number in (0, 1)]
+        check_bijector(modules[0].BentLine(2))
+        for _, *example in modules[1].BlurredLikelihood.examples():
+            check_objective(*example)
     finally:
         BIJECTORS._classes.pop("bent_line", None)
+        OBJECTIVES._classes.pop("blurred_likelihood", None)
 
 
 def test_one_screen() -> None:

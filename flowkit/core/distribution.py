@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.build.describe import brief_arguments
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real
 from flowkit.core.errors import NotInvertibleError
@@ -141,6 +142,9 @@ class Distribution(nn.Module):
         from flowkit.core.build import describe
 
         return describe(self)
+
+    def extra_repr(self) -> str:
+        return brief_arguments(self)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Distribution]]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.build.describe import brief_arguments
 from flowkit.core.registry import OBJECTIVES, Registry
 
 
@@ -78,6 +79,9 @@ class Objective(nn.Module):
 
     def on_step_end(self, model: nn.Module, step: int) -> None:
         """Called after every optimiser step (projections, schedules, buffers)."""
+
+    def extra_repr(self) -> str:
+        return brief_arguments(self)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Objective, nn.Module, Batch]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.build.describe import brief_arguments
 from flowkit.core.checks import check_finite, may_raise
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real
@@ -206,6 +207,9 @@ class Transform(nn.Module):
         from flowkit.core.build import describe
 
         return describe(self)
+
+    def extra_repr(self) -> str:
+        return brief_arguments(self)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Transform]]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.build.describe import brief_arguments
 from flowkit.core.registry import UNIVARIATES, Registry
 from flowkit.core.traits import Traits
 
@@ -61,6 +62,9 @@ class Univariate(nn.Module):
         from flowkit.core.build import describe
 
         return describe(self)
+
+    def extra_repr(self) -> str:
+        return brief_arguments(self)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Univariate]]:

@@ -19,7 +19,7 @@ def list_kind(kind: str) -> str:
     Raises:
         UnknownNameError: no registry is called so.
     """
-    registry = REGISTRIES.get(kind) or next((other for other in REGISTRIES.values() if other.kind == kind), None)
+    registry = next((other for plural, other in REGISTRIES.items() if kind in (plural, other.kind)), None)
     if registry is None:
         raise UnknownNameError(f"list: no kind named '{kind}'. {nearest(kind, REGISTRIES)} See them all with: flowkit list")
     rows = [(_names(registry, name), first_line(registry[name]), paper(registry[name])) for name in registry]

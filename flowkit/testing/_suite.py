@@ -95,7 +95,7 @@ class Suite:
                 failures[name] = f"passes though traits.known_failures declares '{known[name]}'; drop the declaration"
             report.passed.append(name)
         if failures:
-            raise ConformanceError(type(instance).__name__, failures)
+            raise ConformanceError(type(instance[0] if isinstance(instance, tuple) else instance).__name__, failures)
         return report
 
 

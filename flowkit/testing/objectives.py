@@ -57,7 +57,7 @@ def first_phase(problem: Problem) -> str:
 
 @register(OBJECTIVE)
 def finite_scalar(problem: Problem, case: Case) -> None:
-    """Every phase's loss is a finite scalar with a graph; its terms are finite and carry none that leaks."""
+    """Every phase's loss is a finite scalar with a graph; its terms are finite and detached."""
     for phase in problem[0].phases(problem[1]):
         loss = loss_of(problem, case.seed, phase.name)
         expect(isinstance(loss, Loss), f"loss returns a {type(loss).__name__}, not Loss")
@@ -66,6 +66,7 @@ def finite_scalar(problem: Problem, case: Case) -> None:
         expect(loss.value.requires_grad, f"loss of phase '{phase.name}' has no graph")
         for name, term in loss.terms.items():
             finite(torch.as_tensor(term), f"term '{name}'")
+            expect(not torch.as_tensor(term).requires_grad, f"term '{name}' carries a graph; detach it")
 
 
 @register(OBJECTIVE)

@@ -229,7 +229,7 @@ def extremes(u: Any, case: Case) -> None:
                     if bool(torch.isfinite(edge).all()):
                         finite(out, where)
                     else:
-                        expect(bool((out == edge).all()), f"{where}: {float(out.flatten()[0])}")
+                        expect(bool((out == edge).all()), f"{where}: {out.flatten()[0].item()}")
                     finite(log_slope, f"{where}, log-slope")
                     for gradient in torch.autograd.grad((out / scale_of(edge)).sum() + log_slope.sum(), [point, at], allow_unused=True):
                         if gradient is not None:

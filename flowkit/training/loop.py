@@ -174,7 +174,7 @@ class Loop:
                 self.history.setdefault(name, [math.nan] * rows).append(row.get(name, math.nan))
             self._keep_best(row)
             state = Progress(self.module.model, self.step, self.total, epoch + 1, row)
-            self.stopped = any([bool(callback(state)) for callback in self.callbacks]) or self._out_of_patience()
+            self.stopped = any([bool(callback(state)) for callback in self.callbacks]) or self._out_of_patience()  # noqa: C419, all are called
         bar.row(row)
         if folder is not None:
             folder.log(self.history)

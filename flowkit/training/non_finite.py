@@ -21,6 +21,8 @@ def explain(model: nn.Module, objective: Objective, batch: Batch, generator: tor
                 objective.loss(model, batch, generator, phase=phase)
         except Exception as error:  # whatever the watched run raises first is the explanation
             culprit = str(error)
+    if culprit is None and what == "the loss":
+        culprit = "every layer's output is finite, so the objective itself gave it (events outside the support have log_prob -inf)."
     where = culprit or "every layer's output is finite; the gradient overflows."
     return NonFiniteError(f"fit: {what} is NaN or infinite at step {step}: {where} Lower lr, set clip=, check the data, or pass non_finite='skip'.")
 

@@ -27,6 +27,11 @@ class FitResult:
     steps: int
     seconds: float
 
+    def __repr__(self) -> str:
+        loss = self.history["loss"][-1] if self.history.get("loss") else float("nan")
+        best = "" if self.best is None else f", {self.best['monitor']} {self.best['value']:.4g} at step {self.best['step']}"
+        return f"FitResult({type(self.model).__name__}, {self.steps} steps in {self.seconds:.1f} s, loss {loss:.4g}{best})"
+
 
 @dataclass
 class Progress:

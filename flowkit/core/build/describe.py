@@ -81,6 +81,16 @@ class _Writer:
         return {"weights": path}
 
 
+def brief_arguments(module: nn.Module) -> str:
+    """Constructor arguments that are plain values, for a module's repr: ``features=4, hidden=(64, 64)``."""
+    shown = []
+    for key in constructor_parameters(type(module)):
+        value = getattr(module, key, None)
+        if isinstance(value, bool | int | float | str) or (isinstance(value, tuple) and all(isinstance(v, bool | int | float | str) for v in value)):
+            shown.append(f"{key}={value!r}")
+    return ", ".join(shown)
+
+
 def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The named arguments of a constructor; none for a class that keeps torch's own."""
     if cls.__init__ is nn.Module.__init__:  # type: ignore[misc]

@@ -1,0 +1,6 @@
+"""Maps that lose information in one direction, one class a file."""
+
+from flowkit.core.build import discover
+
+__all__: list[str] = []
+discover(__name__)

@@ -1,0 +1,6 @@
+"""Densities known up to a constant, one class a file."""
+
+from flowkit.core.build import discover
+
+__all__: list[str] = []
+discover(__name__)
