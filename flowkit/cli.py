@@ -145,7 +145,7 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     """The parser of the program and those of its commands."""
     from jsonargparse import ArgumentParser
 
-    from flowkit import __version__
+    from flowkit.core.version import __version__
 
     parser = ArgumentParser(prog="flowkit", exit_on_error=False, description="Normalizing flows: train, sample, evaluate.")
     parser.add_argument("--version", action="version", version=f"flowkit {__version__}", help="show the version and exit")

@@ -109,7 +109,7 @@ def _parquet(path: Path, units: Units, n: int) -> Iterator[Write]:
 
 @contextmanager
 def _png(path: Path, units: Units, n: int) -> Iterator[Write]:
-    """A grid as square as can be, black between the pictures left out; values are clipped to [0, 1]."""
+    """A grid as square as can be, white lines between the pictures; values are clipped to [0, 1]."""
     from PIL import Image
 
     height, width = units.event_shape[1:]

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-import flowkit
 from flowkit.core.errors import ConfigError
+from flowkit.core.version import __version__
 from flowkit.experiment.config import Config, Evaluation
 from flowkit.experiment.evaluate import beside, measure, measure_target
 from flowkit.experiment.pieces import Pieces, make_pieces
@@ -116,7 +116,7 @@ def _finish(pieces: Pieces, folder: Path, result: FitResult) -> Outcome:
         "seconds": result.seconds,
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": str(next((p.device for p in flow.parameters()), "cpu")),
-        "flowkit": flowkit.__version__,
+        "flowkit": __version__,
         "torch": torch.__version__,
     }
     write_json(folder / METRICS, metrics)

@@ -95,7 +95,8 @@ def fit(
         raise ConfigError(f"fit: expected a model (a flow or another torch module); got {type(model).__name__}.")
     objective = MaximumLikelihood() if objective is None else objective
     if not isinstance(objective, Objective):
-        raise ConfigError(f"fit: expected an objective; got {type(objective).__name__}. Pass e.g. flowkit.objectives.MaximumLikelihood().")
+        got = f"the class {objective.__name__}" if isinstance(objective, type) else type(objective).__name__
+        raise ConfigError(f"fit: expected an objective; got {got}. Pass an instance, e.g. flowkit.objectives.MaximumLikelihood().")
     if resume and run_dir is None:
         raise ConfigError("fit: resume=True needs run_dir=, the folder of the run to continue.")
     recorded = RunFolder.recorded(run_dir) if resume and run_dir is not None else None
@@ -147,7 +148,10 @@ def _run(loop: Loop, folder: RunFolder | None, found: Any, progress: bool) -> No
 
 def _check_required(objective: Objective, source: Source) -> None:
     if isinstance(source, Nothing) and "data" in objective.requires:
-        raise DataError(f"fit: {type(objective).__name__} needs data; got source=None. Pass a tensor, an array or a DataLoader.")
+        raise DataError(
+            f"fit: {type(objective).__name__} needs data; got source=None. Pass a tensor, an array or a DataLoader; "
+            "an objective that draws its own samples declares requires = frozenset()."
+        )
 
 
 def _validation(validation: Any, source: Source, model: nn.Module, settings: Settings) -> tuple[Source, Source | None]:
@@ -157,6 +161,8 @@ def _validation(validation: Any, source: Source, model: nn.Module, settings: Set
     if not isinstance(validation, float | int):
         size = settings.batch_size
         return source, make_source(validation, model, who="fit (validation)", batch_size=size, seed=settings.seed)
+    if isinstance(source, Nothing):
+        raise ConfigError("fit: source=None has no rows to hold out for validation. Drop validation=.")
     if not isinstance(source, Rows) or not 0 < validation < 1:
         raise ConfigError(f"fit: expected validation to be data, or a share in (0, 1) of a source in memory; got {validation!r}.")
     assert source.rows is not None

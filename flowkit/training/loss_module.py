@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.core.objective import Batch, Objective
+from flowkit.core.errors import ConfigError
+from flowkit.core.objective import Batch, Loss, Objective
 
 
 class LossModule(nn.Module):
@@ -33,4 +34,14 @@ class LossModule(nn.Module):
             device = x.device.type if x is not None else next(self.model.parameters()).device.type
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = self.objective.loss(self.model, batch, generator, phase=phase)
+        self._check(loss)
         return loss.value, dict(loss.terms)
+
+    def _check(self, loss: Any) -> None:
+        who = f"{type(self.objective).__name__}.loss"
+        if not isinstance(loss, Loss):
+            raise ConfigError(f"{who}: expected a Loss; got {type(loss).__name__}. Return Loss(value, terms).")
+        if loss.value.dim() != 0:
+            raise ConfigError(f"{who}: expected a scalar value; got shape {tuple(loss.value.shape)}. Take the mean over the batch.")
+        if self.training and torch.is_grad_enabled() and not loss.value.requires_grad:
+            raise ConfigError(f"{who}: the value does not depend on any parameter. Draw with rsample or sample_and_log_prob, not sample.")

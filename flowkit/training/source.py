@@ -126,6 +126,8 @@ def make_source(
     """
     if source is None:
         return Nothing(batch_size)
+    if isinstance(source, nn.Module):
+        raise DataError(f"{who}: expected data; got {type(source).__name__}. A target goes into the objective: pass source=None.")
     if isinstance(source, DataLoader):
         return Loader(source, seed)
     if isinstance(source, IterableDataset):

@@ -310,3 +310,32 @@ def test_support_rejects_rows_outside() -> None:
     flow = fk.flows.RealNVP(2, layers=1, hidden=(4,), support=fk.core.domain.Box(0.0, 1.0, 2))
     with pytest.raises(DataError, match="outside the flow's support"):
         quick(flow, moons())
+
+
+class Wrong(Objective):
+    """An objective that breaks its contract in a chosen way."""
+
+    requires = frozenset()
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def loss(self, model: fk.Flow, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
+        x, log_prob = model.sample_and_log_prob((8,))
+        return {"tensor": log_prob.mean(), "vector": Loss(log_prob), "detached": Loss(log_prob.mean().detach())}[self.how]
+
+
+@pytest.mark.parametrize(("how", "match"), [("tensor", "expected a Loss"), ("vector", "scalar"), ("detached", "does not depend")])
+def test_wrong_objectives_are_told(how: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        quick(small(), None, objective=Wrong(how))
+
+
+def test_other_misunderstandings() -> None:
+    with pytest.raises(ConfigError, match="the class MaximumLikelihood"):
+        quick(small(), moons(), objective=fk.objectives.MaximumLikelihood)
+    with pytest.raises(DataError, match="source=None"):
+        quick(small(), fk.distributions.StandardNormal((2,)))
+    with pytest.raises(ConfigError, match="no rows to hold out"):
+        quick(small(), None, objective=Draws(), validation=0.1)
