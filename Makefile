@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)  ## train on real data; prints where checkpoint, samples and report are
-	$(BIN)/flowkit fit $(DEMO)
+	$(BIN)/python -m flowkit.experiment.demo $(DEMO)
 
 test: lint  ## everything CI runs
 	$(BIN)/python -m pytest

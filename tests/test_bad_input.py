@@ -136,10 +136,10 @@ def test_bad_config(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
 TEXTS = {
     "empty": ("", "config"),
     "a list": ("- 1\n- 2\n", "mapping"),
-    "not YAML": ("flow: {name: [\n", "line"),
+    "not YAML": ("name: a\nflow: {name: [\n", "line"),
     "a tab": ("flow:\n\tname: x\n", "line"),
     "a key twice": ("name: a\nname: b\n", "name"),
-    "code": ("flow: !!python/object/apply:os.system ['true']\n", "line"),
+    "code": ("name: a\nflow: !!python/object/apply:os.system ['true']\n", "line"),
     "binary": ("\x00\x01\x02", "config"),
 }
 
@@ -218,7 +218,7 @@ def test_bad_requests_of_a_run(run: Path, tmp_path: Path, capsys: pytest.Capture
         (["sample", str(run), "-n", "many"], "many"),
         (["sample", str(run), "-o", "samples.xyzzy"], ".npz"),
         (["sample", str(run), "-o", "file/samples.npz"], "file"),
-        (["sample", str(run), "-o", "samples.png"], "image"),
+        (["sample", str(run), "-o", "samples.png"], "picture"),
         (["sample", str(run), "--context", "1"], "context"),
         (["sample", str(run), "--temperature", "-1"], "temperature"),
         (["evaluate", str(run), "--data", "three.csv"], "3"),

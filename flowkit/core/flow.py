@@ -27,6 +27,7 @@ from flowkit.core.shapes import (
     context_batch,
     expand_context,
     positive,
+    positive_temperature,
     sample_shape,
     show,
     unify,
@@ -249,6 +250,7 @@ class Flow(Distribution):
 
     def _draw_latent(self, shape: int | tuple[int, ...], context: Context, generator: torch.Generator | None, temperature: float) -> tuple[Tensor, Context]:
         """Latents for every sample, and the embedded context expanded to them."""
+        positive_temperature(temperature, f"{self.who}.sample")
         context = self.embed_context(context)
         sizes = (*sample_shape(shape, f"{self.who}.sample"), *context_batch(context, self._inner_context))
         context = expand_context(context, self._inner_context, sizes)

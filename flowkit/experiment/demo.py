@@ -1,4 +1,4 @@
-"""``make demo``: train a spline flow on handwritten digits, and say where its samples, pictures and report are."""
+"""``make demo``: train a spline flow on real data, and say where checkpoint, samples, pictures and report are."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ from flowkit.experiment.record import PICTURES, REPORT, SAMPLES, read_run
 from flowkit.experiment.run import start
 from flowkit.experiment.samples import write_samples
 
-CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 GRID, GRID_FILE = 100, "samples.png"
 
 
-def demo(config: str | Path = CONFIG, changes: Sequence[tuple[str, str]] = (), *, root: str | Path = "runs") -> dict[str, Path]:
-    """Run a config and draw a grid of its samples.
+def demo(config: str | Path, changes: Sequence[tuple[str, str]] = (), *, root: str | Path = "runs") -> dict[str, str]:
+    """Run a config, and draw a grid of samples where events are pictures.
 
     Args:
-        config: a YAML file whose events are pictures.
-        changes: dotted overrides.
-        root: where runs are kept.
+        config: a YAML file; changes: dotted overrides; root: where runs are kept.
 
     Returns:
-        what there is to look at, by name.
+        how good the flow is and what there is to look at, by name.
     """
     outcome = start(read_config(config, changes), where=str(config), root=root)
     assert outcome is not None
-    folder = outcome.folder
-    write_samples(read_run(folder), folder / GRID_FILE, GRID)
-    return {"report": folder / REPORT, "pictures": folder / PICTURES, "grid": folder / GRID_FILE, "samples": folder / SAMPLES, "flow": folder / "flow"}
+    folder, metrics = outcome.folder, outcome.metrics
+    made = {"test NLL": f"{metrics['nll']:.3f} nats; Gaussian mixture {metrics['baseline_nll']:.3f}"}
+    gain = -metrics["difference"] / metrics["difference_error"]
+    made["gain"] = f"{-metrics['difference']:.3f} nats per event, {gain:.1f} paired standard errors"
+    made |= {"checkpoint": str(folder / "flow"), "samples": str(folder / SAMPLES), "pictures": str(folder / PICTURES), "report": str(folder / REPORT)}
+    run = read_run(folder)
+    if run.units.levels is not None:
+        made["bits/dim"] = f"{metrics['bits_per_dim']:.3f}; Gaussian mixture {metrics['baseline_bits_per_dim']:.3f}"
+        write_samples(run, folder / GRID_FILE, GRID)
+        made["grid"] = str(folder / GRID_FILE)
+    return made
 
 
-def main() -> int:
-    """Run the demo and print where things are."""
+def main(config: str) -> int:
+    """Run the demo and print what came of it."""
     try:
-        made = demo()
+        made = demo(config)
     except FlowkitError as error:
         sys.stderr.write(f"demo: {error}\n")
         return 2
-    sys.stdout.write("".join(f"{name:<10}{path}\n" for name, path in made.items()))
+    sys.stdout.write("".join(f"{name:<12}{text}\n" for name, text in made.items()))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

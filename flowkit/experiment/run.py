@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flowkit.core.errors import ConfigError
+from flowkit.core.errors import ConfigError, FlowkitError
 from flowkit.core.version import __version__
 from flowkit.experiment.config import Config, Evaluation
 from flowkit.experiment.evaluate import beside, measure, measure_target
@@ -78,6 +79,10 @@ def _run(config: Config, where: str, old: Path | None, root: Path) -> Outcome | 
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(str(folder)) from None
+        except FlowkitError:
+            if rank == 0 and old is None:
+                _undo(folder, root)
+            raise
         return _finish(pieces, folder, result) if rank == 0 else None
 
 
@@ -143,6 +148,17 @@ def _new_folder(config: Config, root: Path) -> Path:
         except FileExistsError:
             continue
     raise ConfigError(f"{root}: too many runs called {stem}. Give training.run_dir.")
+
+
+def _undo(folder: Path, root: Path) -> None:
+    """Take back the folder of a run that was refused before its first checkpoint; other files in it stay."""
+    if any(folder.glob("checkpoints/step-*")):
+        return
+    for name in (CONFIG, UNITS):
+        (folder / name).unlink(missing_ok=True)
+    for left in (folder, root):
+        with contextlib.suppress(OSError):  # not empty: somebody else's files
+            left.rmdir()
 
 
 def _agree(folder: Path | None, device: torch.device, world: int) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowkit.core.domain.domain import Domain
 from flowkit.core.shapes import Shape
 from flowkit.testing._compare import close, expect
-from flowkit.testing._mass import density_mass, onto
+from flowkit.testing._mass import Mass, density_mass, onto
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -36,6 +36,11 @@ def unfold(log_density: LogDensity, domain: Domain, event: Shape) -> tuple[LogDe
 
 def measured_mass(log_density: LogDensity, domain: Domain, event: Shape, near: Tensor) -> float:
     """Integral of a density on a one- or two-dimensional domain; ``near`` are points where most of it lies."""
+    return bounded_mass(log_density, domain, event, near).value
+
+
+def bounded_mass(log_density: LogDensity, domain: Domain, event: Shape, near: Tensor) -> Mass:
+    """``measured_mass`` with its error."""
     unfolded, g = unfold(log_density, domain, event)
     with torch.no_grad():
         u = g.inverse(near)[0]

@@ -322,7 +322,7 @@ class Wrong(Objective):
         self.how = how
 
     def loss(self, model: fk.Flow, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
-        x, log_prob = model.sample_and_log_prob((8,))
+        _, log_prob = model.sample_and_log_prob((8,))
         return {"tensor": log_prob.mean(), "vector": Loss(log_prob), "detached": Loss(log_prob.mean().detach())}[self.how]
 
 
