@@ -28,10 +28,10 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"/" for path in sorted(folder.rglob("*"))}
 
 
-def config(folder: Path, **changes: object) -> str:
+def config(folder: Path, file: str = "config.yaml", **changes: object) -> str:
     content = {key: value for key, value in (GOOD | changes).items() if value is not None}
-    (folder / "config.yaml").write_text(yaml.safe_dump(content))
-    return str(folder / "config.yaml")
+    (folder / file).write_text(yaml.safe_dump(content))
+    return str(folder / file)
 
 
 def flow(**changes: object) -> dict:
@@ -224,9 +224,9 @@ def test_bad_requests_of_a_run(run: Path, tmp_path: Path, capsys: pytest.Capture
         (["evaluate", str(run), "--data", "three.csv"], "3"),
         (["evaluate", str(run), "--data", "nan.csv"], "nan"),
         (["evaluate", str(run), "--data", "none.csv"], "none.csv"),
-        (["fit", config(tmp_path, **training(run_dir=str(run)))], "already holds a run"),
-        (["fit", config(tmp_path, **training(run_dir=str(tmp_path / "file")))], "file"),
-        (["fit", config(tmp_path, **flow(bins=5)), "--resume", str(run)], "flow"),
+        (["fit", config(tmp_path, "again.yaml", **training(run_dir=str(run)))], "already holds a run"),
+        (["fit", config(tmp_path, "on_file.yaml", **training(run_dir=str(tmp_path / "file")))], "file"),
+        (["fit", config(tmp_path, "other.yaml", **flow(bins=5)), "--resume", str(run)], "flow"),
         (["report", str(run), "-o", "file/report.html"], "file"),
     ):
         check(words, tmp_path, capsys, says)
