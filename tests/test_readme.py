@@ -25,21 +25,25 @@ def test_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_examples_of_plug_ins_pass_the_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flowkit.core.registry import BIJECTORS, OBJECTIVES
-    from flowkit.testing import check_bijector, check_objective
+    from flowkit.core.registry import BIJECTORS, OBJECTIVES, TARGETS
+    from flowkit.testing import check_bijector, check_objective, check_target
 
     monkeypatch.syspath_prepend(tmp_path)
     modules = []
     for number, example in enumerate(blocks("docs/extending.md")):
         (tmp_path / f"plug_in_example_{number}.py").write_text(example)
     try:
-        modules = [importlib.import_module(f"plug_in_example_{number}") for number in (0, 1)]
+        modules = [importlib.import_module(f"plug_in_example_{number}") for number in range(3)]
         check_bijector(modules[0].BentLine(2))
         for _, *example in modules[1].BlurredLikelihood.examples():
             check_objective(*example)
+        for _, target in modules[2].BentNormal.examples():
+            report = check_target(target)
+            assert {"normalizer", "samples", "invariances_hold", "describe_build"} <= set(report.passed)
     finally:
         BIJECTORS._classes.pop("bent_line", None)
         OBJECTIVES._classes.pop("blurred_likelihood", None)
+        TARGETS._classes.pop("bent_normal", None)
 
 
 def test_one_screen() -> None:

@@ -28,13 +28,13 @@ class ActNorm(Bijector):
     Reference: Kingma and Dhariwal (2018), Glow, arXiv:1807.03039, section 3.1.
     """
 
-    traits = Traits(jacobian="constant", score="closed")
+    traits = Traits(jacobian="constant")
     initialized: Tensor
 
     def __init__(self, shape: int | Sequence[int | None]) -> None:
         super().__init__()
         self.shape = shape
-        self.in_shape = self.out_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "ActNorm")
+        self.in_shape = self.out_shape = as_shape(shape, "ActNorm")
         if not self.in_shape or self.in_shape[0] is None:
             raise ShapeError(f"ActNorm: expected a known size of event axis 0; got {show(self.in_shape)}.")
         sizes = (self.in_shape[0], *([1] * (len(self.in_shape) - 1)))

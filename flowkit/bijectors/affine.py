@@ -32,7 +32,7 @@ class Affine(Bijector):
         ([2.0, 2.0], 1.3863)
     """
 
-    traits = Traits(jacobian="diagonal", score="closed")
+    traits = Traits(jacobian="diagonal")
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Affine(Bijector):
     ) -> None:
         super().__init__()
         self.shape, self.loc, self.scale, self.context_features = shape, loc, scale, context_features
-        self.in_shape = self.out_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "Affine")
+        self.in_shape = self.out_shape = as_shape(shape, "Affine")
         if None in self.in_shape:
             raise ConfigError(f"Affine: expected a shape of known sizes; got {shape!r}.")
         start = torch.as_tensor(scale, dtype=torch.get_default_dtype())

@@ -33,7 +33,7 @@ class Elementwise(Bijector):
     def __init__(self, shape: int | Sequence[int], univariate: Univariate, *, context_features: int = 0, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         self.shape, self.context_features, self.hidden = shape, context_features, tuple(hidden)
-        self.in_shape = self.out_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "Elementwise")
+        self.in_shape = self.out_shape = as_shape(shape, "Elementwise")
         if None in self.in_shape:
             raise ConfigError(f"Elementwise: expected a shape of known sizes; got {shape!r}.")
         self._sizes = tuple(int(size) for size in self.in_shape if size is not None)

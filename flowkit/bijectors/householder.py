@@ -28,7 +28,7 @@ class Householder(Bijector):
     Reference: Tomczak and Welling (2016), Householder flow, arXiv:1611.09630, equations 9 to 11.
     """
 
-    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
+    traits = Traits(jacobian="constant", volume_preserving=True)
 
     def __init__(self, features: int, reflections: int = 2) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class LULinear(Bijector):
     Reference: Kingma and Dhariwal (2018), Glow, arXiv:1807.03039, equation 10; Oliva et al. (2018), arXiv:1801.09819.
     """
 
-    traits = Traits(jacobian="constant", score="closed")
+    traits = Traits(jacobian="constant")
     gather: Tensor
     scatter: Tensor
     sign: Tensor

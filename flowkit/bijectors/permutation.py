@@ -30,7 +30,7 @@ class Permutation(Bijector):
         [3.0, 2.0, 1.0]
     """
 
-    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
+    traits = Traits(jacobian="constant", volume_preserving=True)
     gather: Tensor
     scatter: Tensor
 

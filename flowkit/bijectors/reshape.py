@@ -24,7 +24,7 @@ class Reshape(Bijector):
         source, target: event shapes with equal numbers of entries, all sizes known.
     """
 
-    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
+    traits = Traits(jacobian="constant", volume_preserving=True)
 
     def __init__(self, source: Sequence[int], target: Sequence[int]) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ class Standardize(Bijector):
         shape: event shape, all sizes known.
     """
 
-    traits = Traits(jacobian="diagonal", score="closed")
+    traits = Traits(jacobian="diagonal")
     loc: Tensor
     scale: Tensor
     fitted: Tensor
@@ -33,7 +33,7 @@ class Standardize(Bijector):
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()
         self.shape = shape
-        self.in_shape = self.out_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "Standardize")
+        self.in_shape = self.out_shape = as_shape(shape, "Standardize")
         sizes = tuple(size or 1 for size in self.in_shape)
         self.register_buffer("loc", torch.zeros(sizes))
         self.register_buffer("scale", torch.ones(sizes))

@@ -12,7 +12,6 @@ from torch import Tensor
 from flowkit.core.domain.ball import Ball
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import sum_event
-from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
 
@@ -24,7 +23,6 @@ class ToBall(Bijector):
         radius, features: as ``radius``, ``dim`` of ``Ball``.
     """
 
-    traits = Traits(score="closed")
 
     def __init__(self, radius: float = 1.0, features: int = 2) -> None:
         super().__init__()

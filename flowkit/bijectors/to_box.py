@@ -28,7 +28,7 @@ class ToBox(Bijector):
         low, high, shape: as ``low``, ``high``, ``dim`` of ``Box``.
     """
 
-    traits = Traits(jacobian="diagonal", score="closed")
+    traits = Traits(jacobian="diagonal")
     low_end: Tensor
     high_end: Tensor
     width: Tensor

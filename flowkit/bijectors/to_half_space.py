@@ -12,7 +12,6 @@ from torch.nn import functional
 from flowkit.core.domain.half_space import HalfSpace
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import sum_event
-from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
 
@@ -24,7 +23,6 @@ class ToHalfSpace(Bijector):
         normal, offset: as for ``HalfSpace``; c = offset / |normal|.
     """
 
-    traits = Traits(score="closed")
     direction: Tensor
 
     def __init__(self, normal: Sequence[float] | Tensor, offset: float = 0.0) -> None:

@@ -28,7 +28,7 @@ class ToSimplex(Bijector):
     Reference: Stan Development Team, Stan Reference Manual, "Unit simplex transform".
     """
 
-    traits = Traits(jacobian="triangular", score="closed")
+    traits = Traits(jacobian="triangular")
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -21,6 +21,8 @@ Context: TypeAlias = "Tensor | Mapping[str, Tensor] | None"
 
 def as_shape(value: int | Sequence[int | None], who: str) -> Shape:
     """Read an event shape: an int means one axis; sizes must be positive ints or None."""
+    if not isinstance(value, int | list | tuple):
+        raise ConfigError(f"{who}: expected a shape, an int or a tuple of ints; got {value!r}. Pass e.g. (4,).")
     entries = (value,) if isinstance(value, int) else tuple(value)
     for size in entries:
         if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):

@@ -12,7 +12,7 @@ from flowkit.core.build.describe import brief_arguments
 from flowkit.core.checks import check_finite, may_raise
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real
-from flowkit.core.errors import NotInvertibleError
+from flowkit.core.errors import ConfigError, NotInvertibleError
 from flowkit.core.registry import BIJECTORS, INJECTIONS, SURJECTIONS, Registry
 from flowkit.core.shapes import (
     Context,
@@ -69,12 +69,12 @@ class Transform(nn.Module):
     @property
     def domain(self) -> Domain:
         """Where ``forward`` is defined; a subclass sets ``self._domain`` if that is not all of R^n."""
-        return Real(self.in_shape) if self._domain is None else self._domain
+        return Real(_declared(self, "in_shape")) if self._domain is None else self._domain
 
     @property
     def codomain(self) -> Domain:
         """Where ``forward`` ends; a subclass sets ``self._codomain`` if that is not all of R^n."""
-        return Real(self.out_shape) if self._codomain is None else self._codomain
+        return Real(_declared(self, "out_shape")) if self._codomain is None else self._codomain
 
     @property
     def who(self) -> str:
@@ -115,13 +115,20 @@ class Transform(nn.Module):
             else:
                 inside, value = domain.split(value)
                 value = torch.where(mask_event(inside, len(domain.event_shape)), value, torch.full_like(value, torch.nan))
+        return self._formula(value, context, generator, inverse)
+
+    def _formula(self, value: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        """The subclass's own formula, its result checked."""
         result = (self._inverse if inverse else self._forward)(value, context, generator)
+        if not isinstance(result, tuple) or len(result) != 2:
+            call = "_inverse" if inverse else "_forward"
+            raise ConfigError(f"{self.who}.{call}: expected it to return (value, log_det); it returned a {type(result).__name__}.")
         check_finite(self._who_call(inverse), *result)
         return result
 
     def _prepare(self, value: Tensor, context: Context, inverse: bool) -> tuple[Tensor, Context]:
         """Check shapes and broadcast value and context to one batch."""
-        shape, who = (self.out_shape if inverse else self.in_shape), self._who_call(inverse)
+        shape, who = _declared(self, "out_shape" if inverse else "in_shape"), self._who_call(inverse)
         check_event(value, shape, who)
         if context is None and self.context_shape is None:
             return value, None
@@ -149,8 +156,7 @@ class Transform(nn.Module):
         inside = None
         if domain is not None:
             inside, value = domain.split(value)
-        out, log_det = (self._inverse if inverse else self._forward)(value, context, generator)
-        check_finite(self._who_call(inverse), out, log_det)
+        out, log_det = self._formula(value, context, generator, inverse)
         return out, log_det, inside
 
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -278,6 +284,13 @@ class Bijector(Transform):
             z, _ = self.inverse(x, context, generator=generator)
         pulled, log_det = _carry_score(self.forward, z, score, context, generator)
         return z, -log_det, pulled
+
+
+def _declared(transform: Transform, name: str) -> Shape:
+    shape = transform.__dict__.get(name, getattr(type(transform), name, None))
+    if shape is None:
+        raise ConfigError(f"{transform.who}: sets no {name}. Set in_shape and out_shape in its __init__.")
+    return shape
 
 
 def _carry_score(call: Any, point: Tensor, score: Tensor, context: Context, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

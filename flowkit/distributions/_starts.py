@@ -13,7 +13,7 @@ from flowkit.core.shapes import as_shape
 
 def known_shape(shape: int | Sequence[int], who: str) -> tuple[int, ...]:
     """An event shape without None."""
-    sizes = as_shape(shape if isinstance(shape, int) else tuple(shape), who)
+    sizes = as_shape(shape, who)
     if None in sizes:
         raise ConfigError(f"{who}: expected a shape of known sizes; got {shape!r}. Pass e.g. (4,).")
     return tuple(int(size) for size in sizes if size is not None)

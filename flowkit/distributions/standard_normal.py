@@ -27,7 +27,7 @@ class StandardNormal(Distribution):
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()
         self.shape = shape
-        self.event_shape = as_shape(shape if isinstance(shape, int) else tuple(shape), "StandardNormal")
+        self.event_shape = as_shape(shape, "StandardNormal")
 
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
         return sum_event(-0.5 * x.square() - HALF_LOG_2PI, len(self.event_shape))

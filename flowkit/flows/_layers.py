@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from flowkit.bijectors import Chain, LULinear
-from flowkit.core.shapes import positive
-from flowkit.core.transform import Bijector
+from flowkit.bijectors import Autoregressive, Coupling
+from flowkit.core.univariate import Univariate
+from flowkit.flows._recipe import Recipe
 
 
-def alternating_mask(features: int, layer: int) -> tuple[bool, ...]:
-    """Every other coordinate is mapped, the other half in the next layer; a single coordinate is always mapped."""
-    return tuple(features == 1 or (i + layer) % 2 == 1 for i in range(features))
+def couplings(flow: Recipe, univariate: Univariate, context: int) -> list[Coupling]:
+    """Coupling layers that map every other coordinate and then the others; a single coordinate is always mapped."""
+    masks = [tuple(flow.features == 1 or (i + layer) % 2 == 1 for i in range(flow.features)) for layer in range(flow.layers)]
+    return [Coupling(flow.features, univariate, flow.hidden, mask, context_features=context, activation=flow.activation) for mask in masks]
 
 
-def alternating_order(features: int, layer: int) -> tuple[int, ...]:
-    """The order as given, then turned around."""
-    return tuple(range(features)) if layer % 2 == 0 else tuple(reversed(range(features)))
+def autoregressions(flow: Recipe, univariate: Univariate, context: int, passes: int | None) -> list[Autoregressive]:
+    """Autoregressive layers in the order as given and turned around, by turns."""
+    orders = [range(flow.features)[:: 1 if layer % 2 == 0 else -1] for layer in range(flow.layers)]
+    return [
+        Autoregressive(flow.features, univariate, flow.hidden, passes, order=tuple(order), context_features=context, activation=flow.activation)
+        for order in orders
+    ]
 
-
-def stack(who: str, layers: int, layer: Callable[[int], Bijector], *, linear: int = 0) -> Chain:
-    """A chain of ``layers`` layers, with an LU linear map of ``linear`` coordinates before each if asked."""
-    steps: list[Bijector] = []
-    for i in range(positive(layers, who, "layers")):
-        if linear:
-            steps.append(LULinear(linear))
-        steps.append(layer(i))
-    return Chain(steps)

@@ -1,8 +1,9 @@
-"""What recipes share: a standard normal base and the three ways to give a context."""
+"""What recipes share: arguments, a standard normal base and the three ways to give a context."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TypedDict
 
 from torch import nn
 
@@ -17,41 +18,71 @@ from flowkit.nets import ClassEmbedding
 CLASS_FEATURES = 16  # size of the vector a class label becomes
 
 
-class Recipe(Flow):
-    """A named architecture on R^D: a standard normal base and a chain of maps.
+class Options(TypedDict, total=False):
+    """Keywords that every recipe takes, with the meanings given at ``Recipe``."""
 
-    Contexts: ``context_features=C`` takes vectors (*Bc, C). ``classes=K`` takes int64 labels 0 .. K - 1, -1 for none.
-    ``context_shape`` with ``embed``, a net from it to ``context_features`` numbers, takes anything else.
+    support: Domain | None
+    standardize: bool
+    classes: int
+    context_shape: Sequence[int | None] | None
+    embed: nn.Module | None
+    activation: str
+
+
+class Recipe(Flow):
+    """A named architecture on R^D: a standard normal base and a stack of layers.
+
+    A subclass writes ``_maps``, and an ``__init__`` only for arguments of its own. Contexts: ``context_features=C`` takes
+    vectors (*Bc, C); ``classes=K`` takes int64 labels 0 .. K - 1, -1 for none; ``context_shape`` with ``embed``, a net from
+    it to ``context_features`` numbers, takes anything else.
+
+    Args:
+        features: D.
+        context_features: size of a context vector; 0 for none.
+        layers: number of layers.
+        hidden: widths of each conditioner's hidden layers.
+        support: domain that samples stay in; default all of R^D.
+        standardize: end with a ``Standardize`` map, set by ``fit``.
+        classes: K for labels as context; 0 for none.
+        context_shape: event shape that ``embed`` reads.
+        embed: net applied to the context, once per distinct one.
+        activation: of the conditioners.
     """
 
-    def _assemble(
+    def __init__(
         self,
-        make: Callable[[int], Bijector],
-        *,
         features: int,
-        context_features: int,
-        classes: int,
-        context_shape: Sequence[int | None] | None,
-        embed: nn.Module | None,
-        support: Domain | None,
-        standardize: bool,
+        context_features: int = 0,
+        layers: int = 8,
+        hidden: Sequence[int] = (64, 64),
+        *,
+        support: Domain | None = None,
+        standardize: bool = True,
+        classes: int = 0,
+        context_shape: Sequence[int | None] | None = None,
+        embed: nn.Module | None = None,
+        activation: str = "silu",
     ) -> None:
-        """Build the flow; ``make`` gets the size of the context that the maps see and returns latent-to-data."""
         who = type(self).__name__
-        positive(features, who, "features")
+        positive(layers, who, "layers")
         if classes and (embed is not None or context_features):
             raise ConfigError(f"{who}: classes= brings its own context; drop context_features= and embed=.")
         if embed is not None and not (context_features and context_shape is not None):
             raise ConfigError(f"{who}: embed= needs context_shape=, the shape it reads, and context_features=, the size it returns.")
         if context_features < 0 or classes < 0:
             raise ConfigError(f"{who}: expected context_features and classes >= 0; got {context_features} and {classes}.")
-        bijector = make(CLASS_FEATURES if classes else context_features)
+        self.features, self.layers, self.hidden, self.activation = positive(features, who, "features"), layers, tuple(hidden), activation
+        self.context_features, self.classes = context_features, classes
+        bijector = self._maps(CLASS_FEATURES if classes else context_features)
         net = ClassEmbedding(classes, CLASS_FEATURES) if classes else embed
         raw = () if classes else None if context_shape is None else tuple(context_shape)
         super().__init__(StandardNormal((features,)), bijector, support, standardize=standardize, embed=net, context_shape=raw)
-        self.features, self.context_features, self.classes = features, context_features, classes
         self.class_embedding = net if classes else None
         self.embed = embed
+
+    def _maps(self, context: int) -> Bijector:
+        """Latent to data, given the size of the context that the maps see; the plain arguments are stored already."""
+        raise NotImplementedError
 
     @property
     def embedding(self) -> nn.Module | None:

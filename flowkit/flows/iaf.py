@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
-from torch import nn
-
-from flowkit.bijectors import Autoregressive
-from flowkit.core.domain.domain import Domain
+from flowkit.bijectors import Chain
 from flowkit.core.registry import FLOWS
 from flowkit.core.transform import Bijector
-from flowkit.flows._layers import alternating_order, stack
-from flowkit.flows._recipe import Recipe
+from flowkit.flows._layers import autoregressions
+from flowkit.flows._recipe import Options, Recipe
 from flowkit.univariates import Affine
 
 
@@ -20,15 +18,9 @@ class IAF(Recipe):
     """Affine autoregressive layers in alternating order, turned so that sampling costs one pass; ``log_prob`` costs one per group.
 
     Args:
-        features: D.
-        context_features: size of a context vector; 0 for none.
-        layers: number of coupling layers.
-        hidden: widths of each conditioner's hidden layers.
+        features, context_features, layers, hidden, ...: see ``Recipe``.
         passes: groups of coordinates per layer; default D, fully autoregressive.
-        support: domain that samples stay in; default all of R^D.
-        standardize: end with a ``Standardize`` map, set by ``fit``.
-        classes, context_shape, embed: other contexts, see ``Recipe``.
-        activation: of the conditioners.
+
 
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
     """
@@ -40,33 +32,13 @@ class IAF(Recipe):
         layers: int = 5,
         hidden: Sequence[int] = (64, 64),
         passes: int | None = None,
-        *,
-        support: Domain | None = None,
-        standardize: bool = True,
-        classes: int = 0,
-        context_shape: Sequence[int | None] | None = None,
-        embed: nn.Module | None = None,
-        activation: str = "silu",
+        **options: Unpack[Options],
     ) -> None:
-        def make(context: int) -> Bijector:
-            def layer(i: int) -> Bijector:
-                order = alternating_order(features, i)
-                return Autoregressive(features, Affine(), hidden, passes, order=order, context_features=context, activation=activation)
-
-            return stack("IAF", layers, layer)
-
-        self._assemble(
-            make,
-            features=features,
-            context_features=context_features,
-            classes=classes,
-            context_shape=context_shape,
-            embed=embed,
-            support=support,
-            standardize=standardize,
-        )
-        self.layers, self.hidden, self.activation = layers, tuple(hidden), activation
         self.passes = passes
+        super().__init__(features, context_features, layers, hidden, **options)
+
+    def _maps(self, context: int) -> Bijector:
+        return Chain(autoregressions(self, Affine(), context, self.passes))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, IAF]]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
-from torch import nn
-
-from flowkit.bijectors import Autoregressive, Coupling, Elementwise
-from flowkit.core.domain.domain import Domain
+from flowkit.bijectors import Chain, Elementwise, LULinear
 from flowkit.core.registry import FLOWS
 from flowkit.core.transform import Bijector
-from flowkit.flows._layers import alternating_mask, alternating_order, stack
-from flowkit.flows._recipe import Recipe
+from flowkit.flows._layers import autoregressions, couplings
+from flowkit.flows._recipe import Options, Recipe
 from flowkit.univariates import RationalQuadraticSpline
 
 
@@ -23,18 +21,12 @@ class NeuralSplineFlow(Recipe):
     pass, sampling one pass per group of coordinates.
 
     Args:
-        features: D.
-        context_features: size of a context vector; 0 for none.
-        layers: number of coupling layers.
-        hidden: widths of each conditioner's hidden layers.
+        features, context_features, layers, hidden, ...: see ``Recipe``.
         bins: of each spline.
         bound: splines act on [-bound, bound] of standardised coordinates, the identity outside.
         autoregressive: masked autoregressive layers in place of coupling.
         passes: groups of coordinates per autoregressive layer; default D.
-        support: domain that samples stay in; default all of R^D.
-        standardize: end with a ``Standardize`` map, set by ``fit``.
-        classes, context_shape, embed: other contexts, see ``Recipe``.
-        activation: of the conditioners.
+
 
     Reference: Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032.
     """
@@ -49,37 +41,20 @@ class NeuralSplineFlow(Recipe):
         bound: float = 5.0,
         autoregressive: bool = False,
         passes: int | None = None,
-        *,
-        support: Domain | None = None,
-        standardize: bool = True,
-        classes: int = 0,
-        context_shape: Sequence[int | None] | None = None,
-        embed: nn.Module | None = None,
-        activation: str = "silu",
+        **options: Unpack[Options],
     ) -> None:
-        def make(context: int) -> Bijector:
-            def layer(i: int) -> Bijector:
-                spline = RationalQuadraticSpline(bins, bound)
-                if autoregressive:
-                    order = alternating_order(features, i)
-                    return Autoregressive(features, spline, hidden, passes, order=order, context_features=context, activation=activation)
-                return Coupling(features, spline, hidden, alternating_mask(features, i), context_features=context, activation=activation)
-
-            marginals = Elementwise(features, RationalQuadraticSpline(bins, bound))
-            return ~(marginals >> stack("NeuralSplineFlow", layers, layer, linear=features))
-
-        self._assemble(
-            make,
-            features=features,
-            context_features=context_features,
-            classes=classes,
-            context_shape=context_shape,
-            embed=embed,
-            support=support,
-            standardize=standardize,
-        )
-        self.layers, self.hidden, self.activation = layers, tuple(hidden), activation
         self.bins, self.bound, self.autoregressive, self.passes = bins, bound, autoregressive, passes
+        super().__init__(features, context_features, layers, hidden, **options)
+
+    def _maps(self, context: int) -> Bijector:
+        spline = RationalQuadraticSpline(self.bins, self.bound)
+        layers: list[Bijector] = (
+            [*autoregressions(self, spline, context, self.passes)] if self.autoregressive else [*couplings(self, spline, context)]
+        )
+        steps: list[Bijector] = [Elementwise(self.features, spline)]
+        for layer in layers:
+            steps += [LULinear(self.features), layer]
+        return ~Chain(steps)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, NeuralSplineFlow]]:

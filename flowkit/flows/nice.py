@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from torch import nn
-
-from flowkit.bijectors import Affine, Coupling
-from flowkit.core.domain.domain import Domain
+from flowkit.bijectors import Affine, Chain
 from flowkit.core.registry import FLOWS
 from flowkit.core.transform import Bijector
-from flowkit.flows._layers import alternating_mask, stack
+from flowkit.flows._layers import couplings
 from flowkit.flows._recipe import Recipe
 from flowkit.univariates import Shift
 
@@ -20,49 +17,13 @@ class NICE(Recipe):
     """Additive coupling layers on alternating coordinates, then a learned diagonal scale; both directions cost one pass.
 
     Args:
-        features: D.
-        context_features: size of a context vector; 0 for none.
-        layers: number of coupling layers.
-        hidden: widths of each conditioner's hidden layers.
-        support: domain that samples stay in; default all of R^D.
-        standardize: end with a ``Standardize`` map, set by ``fit``.
-        classes, context_shape, embed: other contexts, see ``Recipe``.
-        activation: of the conditioners.
+        features, context_features, layers, hidden, ...: see ``Recipe``.
 
     Reference: Dinh et al. (2015), NICE: Non-linear Independent Components Estimation, arXiv:1410.8516.
     """
 
-    def __init__(
-        self,
-        features: int,
-        context_features: int = 0,
-        layers: int = 8,
-        hidden: Sequence[int] = (64, 64),
-        *,
-        support: Domain | None = None,
-        standardize: bool = True,
-        classes: int = 0,
-        context_shape: Sequence[int | None] | None = None,
-        embed: nn.Module | None = None,
-        activation: str = "silu",
-    ) -> None:
-        def make(context: int) -> Bijector:
-            def layer(i: int) -> Bijector:
-                return Coupling(features, Shift(), hidden, alternating_mask(features, i), context_features=context, activation=activation)
-
-            return ~(stack("NICE", layers, layer) >> Affine((features,)))
-
-        self._assemble(
-            make,
-            features=features,
-            context_features=context_features,
-            classes=classes,
-            context_shape=context_shape,
-            embed=embed,
-            support=support,
-            standardize=standardize,
-        )
-        self.layers, self.hidden, self.activation = layers, tuple(hidden), activation
+    def _maps(self, context: int) -> Bijector:
+        return ~Chain([*couplings(self, Shift(), context), Affine(self.features)])
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, NICE]]:

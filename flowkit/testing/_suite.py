@@ -38,6 +38,9 @@ class CheckReport:
     expected_failures: dict[str, str] = field(default_factory=dict)
 
 
+_FIRST = ("shapes", "round_trip", "log_det_jacobian")  # what other failures follow from is told first
+
+
 class ConformanceError(AssertionError):
     """Some checks failed; ``failures`` maps their names to what went wrong."""
 
@@ -62,7 +65,8 @@ class Suite:
 
     def names(self, instance: Any) -> list[str]:
         """The checks that apply to an instance."""
-        return [name for name, check in self.checks.items() if _applies(check, instance)]
+        applying = [name for name, check in self.checks.items() if _applies(check, instance)]
+        return sorted(applying, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
 
     def run(self, name: str, instance: Any, case: Case | None = None) -> None:
         """Run one check; raise AssertionError with a one-line reproducer if it fails. Global randomness is left alone."""

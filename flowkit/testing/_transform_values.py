@@ -80,6 +80,10 @@ def far_round_trip(f: Any, case: Case) -> None:
         finite(there, f"inverse at |x| = {radius:g}")
         back, _ = call(f, there, side.context)
         slope = jacobian(f, Side(False, there, side.context)).abs().sum(-1).reshape(back.shape)
+        close(call(f, there, side.context)[1], -side(f, far)[1], 1e-6 * scale_of(side(f, far)[1]), f"log_dets of both directions at |x| = {radius:g}")
+        wanted = log_abs_det(f, Side(True, far, side.context))
+        if bool((wanted.abs() < 30).all()):  # beyond, autograd's determinant is no reference any more
+            close(side(f, far)[1], wanted, 1e-6 * scale_of(wanted), f"inverse, log_det against autograd at |x| = {radius:g}")
         close(back, far, allowed * radius + 64 * EPS64 * slope * there.abs().amax().clamp(min=radius), f"forward(inverse(x)) at |x| = {radius:g}")
 
 

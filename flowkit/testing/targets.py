@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowkit.core.target import Target
-from flowkit.testing._case import Case, rebuilt
+from flowkit.testing import _target_calls, _target_symmetries  # noqa: F401  these files fill the suite
+from flowkit.testing._case import Case
 from flowkit.testing._compare import close, expect, finite, scale_of
-from flowkit.testing._density import integrable, measured_mass, stein
-from flowkit.testing._draws import concrete, draw, points_outside
+from flowkit.testing._density import bounded_mass, integrable, stein
+from flowkit.testing._draws import concrete
 from flowkit.testing._suite import CheckReport, register
 from flowkit.testing._suites import TARGET
+from flowkit.testing._target_inputs import points, special_points
 from flowkit.testing._transform_gradients import directional
-from flowkit.testing._transform_state import plain_tensors
 
 
 def check_target(instance: Target, *, only: str | Iterable[str] | None = None, case: Case | None = None) -> CheckReport:
@@ -34,8 +35,17 @@ def check_target(instance: Target, *, only: str | Iterable[str] | None = None, c
     return TARGET.run_all(instance, only, case)
 
 
-def points(target: Any, case: Case, batch: tuple[int, ...] | None = None) -> Tensor:
-    return draw(target.domain, case.batch if batch is None else batch, concrete(target.event_shape), case)
+@register(TARGET)
+def declared(target: Any, case: Case) -> None:
+    """event_shape, log_normalizer, invariances and can_sample are of the types that the contract says."""
+    shape, constant, names = getattr(target, "event_shape", None), target.log_normalizer, target.invariances
+    expect(isinstance(shape, tuple), f"{type(target).__name__} must set event_shape, a tuple of sizes; got {shape!r}")
+    number = isinstance(constant, float | int) and not isinstance(constant, bool)
+    expect(constant is None or number, f"log_normalizer must be a float or None; got {type(constant).__name__}: convert with float(...)")
+    expect(constant is None or math.isfinite(constant), f"log_normalizer must be finite; got {constant}")
+    named = isinstance(names, frozenset) and all(isinstance(name, str) for name in names)
+    expect(named, f"invariances must be a frozenset of names, e.g. frozenset({{'sign'}}); got {names!r}")
+    expect(isinstance(target.can_sample, bool), f"can_sample must be a bool; got {target.can_sample!r}")
 
 
 @register(TARGET)
@@ -65,50 +75,32 @@ def score_is_gradient(target: Any, case: Case) -> None:
     directional(lambda at: target.log_density(at[0]).sum(), [x], case, "log_density")
 
 
-def _orthogonal(dim: int, case: Case) -> Tensor:
-    return torch.linalg.qr(torch.randn((dim, dim), generator=case.generator(8), dtype=torch.float64)).Q
-
-
-def _changes(x: Tensor, event_rank: int, case: Case) -> dict[str, Callable[[], Tensor]]:
-    """Symmetries by name; particles are event axis 0 and space the last axis of events of rank 2."""
-    particles, space = (x.shape[-2], x.shape[-1]) if event_rank == 2 else (x.shape[-1], 1)
-    shift = torch.randn(space, generator=case.generator(9), dtype=x.dtype)
-
-    def rotated() -> Tensor:
-        matrix = _orthogonal(space, case)
-        matrix[:, 0] *= torch.linalg.det(matrix).sign()
-        return x @ matrix.mT
-
-    return {
-        "permutation": lambda: x.index_select(-event_rank, torch.randperm(particles, generator=case.generator(7))),
-        "translation": lambda: x + shift,
-        "rotation": rotated,
-        "reflection": lambda: x * torch.cat([-torch.ones(1, dtype=x.dtype), torch.ones(space - 1, dtype=x.dtype)]),
-        "sign": lambda: -x,
-    }
-
-
-@register(TARGET, applies=lambda target: bool(target.invariances))
-def invariances_hold(target: Any, case: Case) -> None:
-    """log_density does not change under a declared symmetry; a target with its own coordinates offers ``symmetry(name, x, generator)``."""
-    x = points(target, case)
-    value = target.log_density(x)
-    known = _changes(x, len(target.event_shape), case)
-    for name in sorted(target.invariances):
-        if hasattr(target, "symmetry"):
-            changed = target.symmetry(name, x, case.generator(7))
-        else:
-            expect(name in known, f"invariance '{name}' is not one of {sorted(known)}, and the target offers no symmetry()")
-            changed = known[name]()
-        close(target.log_density(changed), value, 1e-8 * scale_of(value), f"log_density after {name}")
-
-
 @register(TARGET, applies=lambda target: target.log_normalizer is not None and integrable(target.domain, target.event_shape))
 def normalizer(target: Any, case: Case) -> None:
-    """In one and two dimensions exp(log_density) integrates to exp(log_normalizer) (5e-3)."""
+    """In one and two dimensions exp(log_density) integrates to exp(log_normalizer) (5e-3).
+
+    Where the grid cannot resolve the density, all that is asked is that its sum, give or take its error, has one inside.
+    """
     shift = float(target.log_normalizer)
-    total = measured_mass(lambda x: target.log_density(x) - shift, target.domain, target.event_shape, _some(target, case))
-    expect(abs(total - 1) <= 5e-3, f"exp(log_density - log_normalizer) integrates to {total:.5f}")
+    total, error = bounded_mass(lambda x: target.log_density(x) - shift, target.domain, target.event_shape, _some(target, case))
+    what = "exp(log_density - log_normalizer)"
+    if error <= 5e-3 or not math.isfinite(error):
+        expect(abs(total - 1) <= 5e-3, f"{what} integrates to {total:.5g}, not to 1")
+    unsure = f"{what} cannot be resolved on this grid: {total:.5g}, give or take {error:.2g}; it diverges, or is too thin to be integrated here"
+    expect(abs(total - 1) <= 5e-3 + error, unsure)
+
+
+@register(TARGET)
+def special_values(target: Any, case: Case) -> None:
+    """At the origin, at unit vectors and far out, in both dtypes, log_density is not NaN and where it is finite so is the score."""
+    for dtype in (torch.float64, torch.float32):
+        target = target.to(dtype)
+        for where, x in special_points(target.domain, concrete(target.event_shape), case.but(dtype=dtype)).items():
+            value = target.log_density(x)
+            expect(not bool(torch.isnan(value).any()), f"log_density {where} in {dtype} is NaN")
+            score = target.score(x)
+            expect(score.dtype == dtype, f"score of {dtype} events is {score.dtype}")
+            finite(score[torch.isfinite(value)], f"score {where} in {dtype}, where log_density is finite")
 
 
 def _some(target: Any, case: Case) -> Tensor:
@@ -121,7 +113,9 @@ def samples(target: Any, case: Case) -> None:
     """Samples have the asked shape, lie inside, follow the generator and agree with the score (Stein's identity)."""
     event = concrete(target.event_shape)
     for shape, wanted in ((4, (4,)), ((2, 3), (2, 3)), ((), ())):
-        got = tuple(target.sample(shape, generator=case.generator()).shape)
+        drawn = target.sample(shape, generator=case.generator())
+        expect(drawn is not None, "can_sample is set, but sample returns None")
+        got = tuple(drawn.shape)
         expect(got == (*wanted, *event), f"sample({shape}) has shape {got}")
     state = torch.get_rng_state()
     first, second = (target.sample((2000,), generator=case.generator(1)).to(torch.float64) for _ in range(2))
@@ -129,19 +123,3 @@ def samples(target: Any, case: Case) -> None:
     expect(torch.equal(state, torch.get_rng_state()), "sampling with a generator moves the global one")
     expect(bool(target.domain.contains(first, tol=1e-6).all()), "a sample lies outside the domain")
     stein(target.score, target.log_density, first, target.domain, target.event_shape)
-
-
-@register(TARGET)
-def target_state(target: Any, case: Case) -> None:
-    """Constants are buffers; a rebuilt and a copied target agree; far outside values are finite or -inf, never NaN."""
-    x = points(target, case)
-    value = target.log_density(x)
-    found = [path for module in target.modules() for path in plain_tensors(module)]
-    expect(not found, f"plain tensor attributes {', '.join(found)}; register them as buffers")
-    made = rebuilt(target)
-    made.load_state_dict(target.state_dict())
-    close(made.log_density(x), value, 1e-12 * scale_of(value), "log_density after build(describe(target))")
-    close(copy.deepcopy(target).log_density(x), value, 0.0, "log_density after deepcopy")
-    outside = points_outside(target.domain, x, case) if not target.domain.trivial else 1e3 * x
-    if outside is not None:
-        expect(not bool(torch.isnan(target.log_density(outside)).any()), "log_density is NaN far out or outside the domain")

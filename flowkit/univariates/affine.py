@@ -26,7 +26,7 @@ class Affine(Univariate):
     """
 
     parameter_count = 2
-    traits = Traits(jacobian="diagonal", score="closed")
+    traits = Traits(jacobian="diagonal")
 
     def __init__(self, bound: float = 5.0) -> None:
         super().__init__()

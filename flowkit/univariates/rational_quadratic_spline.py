@@ -36,7 +36,7 @@ class RationalQuadraticSpline(Univariate):
     Rezende et al. (2020), arXiv:2002.02428, section 3.1.
     """
 
-    traits = Traits(jacobian="diagonal", score="closed", smooth=False)
+    traits = Traits(jacobian="diagonal", smooth=False)
     is_linear: Tensor
     is_circular: Tensor
 

@@ -20,7 +20,7 @@ class Shift(Univariate):
     """
 
     parameter_count = 1
-    traits = Traits(jacobian="diagonal", score="closed", volume_preserving=True)
+    traits = Traits(jacobian="diagonal", volume_preserving=True)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         return z + params.squeeze(-1), torch.zeros_like(z)

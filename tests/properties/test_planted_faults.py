@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +13,12 @@ from torch import Tensor, nn
 from flowkit.core.algebra import Chain
 from flowkit.core.build import build
 from flowkit.core.domain import Box
+from flowkit.core.registry import TARGETS
 from flowkit.core.shapes import sum_event
+from flowkit.core.target import Target
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
-from flowkit.testing import ConformanceError, check_bijector, check_univariate
+from flowkit.testing import ConformanceError, check_bijector, check_target, check_univariate
 from flowkit.testing._suites import BIJECTOR
 from flowkit.univariates import Affine as AffineUnivariate
 
@@ -491,3 +495,222 @@ def test_univariate_fault_is_caught(fault: Any, check: str) -> None:
     with pytest.raises(ConformanceError) as caught:
         check_univariate(fault())
     assert check in caught.value.failures, f"caught only by {sorted(caught.value.failures)}"
+
+
+# -- targets --------------------------------------------------------------------------------------------------------
+
+FIVE = ("permutation", "reflection", "rotation", "sign", "translation")
+
+
+class Formula(Target):
+    """exp(-|x|^2 / 2) on vectors or particles, with whatever symmetries the test declares."""
+
+    def __init__(self, event_shape: tuple[int, ...] = (3,), invariances: frozenset[str] = frozenset(), log_normalizer: Any = None) -> None:
+        super().__init__()
+        self.event_shape, self.invariances, self.log_normalizer = event_shape, invariances, log_normalizer
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return sum_event(-0.5 * x.square(), len(self.event_shape))
+
+
+class Sheared(Formula):
+    """The mixed term has x -> -x and the exchange of coordinates as symmetries, and no other."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x) + 0.3 * (x[..., 0] * x[..., 1] + x[..., 1] * x[..., 2] + x[..., 2] * x[..., 0])
+
+
+class AboutTheMean(Formula):
+    """For a vector only shifts of all coordinates alike are symmetries; for particles all translations are."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x - x.mean(-len(self.event_shape), keepdim=True))
+
+
+class Handed(Formula):
+    """Two particles in the plane that tell left from right."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x) + torch.tanh(x[..., 0, 0] * x[..., 1, 1] - x[..., 0, 1] * x[..., 1, 0])
+
+
+HOLDS = [
+    (Formula, (3,), ("permutation", "reflection", "rotation", "sign")),
+    (Formula, (1,), ("permutation", "reflection", "rotation", "sign")),
+    (Formula, (3, 2), ("permutation", "reflection", "rotation", "sign")),
+    (Sheared, (3,), ("permutation", "sign")),
+    (AboutTheMean, (3,), ("permutation", "sign")),
+    (AboutTheMean, (3, 2), FIVE),
+    (Handed, (2, 2), ("rotation", "sign")),
+]
+
+
+@pytest.mark.parametrize(("cls", "shape", "names"), HOLDS, ids=[f"{cls.__name__}-{len(shape)}-{shape[0]}" for cls, shape, _ in HOLDS])
+def test_true_invariances_pass_and_false_ones_do_not(cls: type[Formula], shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+    assert "invariances_hold" in check_target(cls(shape, frozenset(names))).passed
+    for name in set(FIVE) - set(names):
+        with pytest.raises(ConformanceError, match=f"log_density after {name}"):
+            check_target(cls(shape, frozenset({name})), only="invariances_hold")
+
+
+class Ring(Formula):
+    """Neighbours on a closed chain: turning the chain is a symmetry of the target's own."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x) - (x * x.roll(1, -1)).cos().sum(-1)
+
+    def symmetry(self, name: str, x: Tensor, generator: Any = None) -> Tensor | None:
+        return x.roll(int(torch.randint(1, x.shape[-1], (), generator=generator)), -1) if name == "turn" else None
+
+
+class LoneSite(Ring):
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x) - x[..., 0]
+
+
+class Unmoved(LoneSite):
+    def symmetry(self, name: str, x: Tensor, generator: Any = None) -> Tensor:
+        return x
+
+
+def test_a_symmetry_of_its_own() -> None:
+    assert "invariances_hold" in check_target(Ring((5,), frozenset({"turn", "sign"}))).passed
+    for target, message in [
+        (LoneSite((5,), frozenset({"turn"})), "log_density after turn"),
+        (Unmoved((5,), frozenset({"turn"})), "never changes an event"),
+        (Unmoved((5,), frozenset({"sign"})), "log_density after sign"),  # a known name means what it says
+        (Ring((5,), frozenset({"twist"})), "returns None"),
+    ]:
+        with pytest.raises(ConformanceError, match=message):
+            check_target(target, only="invariances_hold")
+
+
+class NoShape(Target):
+    def log_density(self, x: Tensor) -> Tensor:
+        return -x.square().sum(-1)
+
+
+class Cusp(Formula):
+    def log_density(self, x: Tensor) -> Tensor:
+        return -x.square().sum(-1).sqrt()
+
+
+class NaNAtUnitVectors(Formula):
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x) + 0 * (1 - x.square().sum(-1)).abs().log()
+
+
+class NaNFarOut(Formula):
+    def log_density(self, x: Tensor) -> Tensor:
+        return (x.exp() - x.exp().square()).sum(-1) - x.square().sum(-1)
+
+
+class Overflowing(Formula):
+    """Float64 has room for the eighth power a million units out, float32 does not."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return (x**8 / (1 + x**8) - x.square()).sum(-1)
+
+
+class DoubleOut(Formula):
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x).double()
+
+
+class Branching(Formula):
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x) * (1.0 if float(x.detach().sum()) > -1e9 else 2.0)
+
+
+class NoSampler(Formula):
+    can_sample = True
+
+
+GAUSS = 1.5 * math.log(2 * math.pi)
+TARGET_FAULTS = [
+    (NoShape(), "declared", "NoShape must set event_shape"),
+    (NoShape(), "density_shapes", "NoShape: expected event_shape, a tuple of sizes"),
+    (Formula(invariances="sign"), "declared", "frozenset of names"),  # type: ignore[arg-type]
+    (Formula(invariances="sign"), "invariances_hold", "frozenset of names"),  # type: ignore[arg-type]
+    (Formula(log_normalizer=torch.tensor(GAUSS)), "declared", "must be a float"),
+    (Formula(log_normalizer=math.inf), "declared", "must be finite"),
+    (Cusp(), "special_values", "score at the origin"),
+    (NaNAtUnitVectors(), "special_values", "at unit vectors"),
+    (NaNFarOut(), "special_values", "a thousand units out"),
+    (Overflowing(), "special_values", "a million units out in torch.float32 is NaN"),
+    (DoubleOut(), "density_shapes", "float32 events is torch.float64"),
+    (Branching(), "compiled", "reproduce"),
+    (Branching(), "vmapped", "reproduce"),
+    (NoSampler(), "samples", "sample returns None"),
+]
+
+
+@pytest.mark.parametrize(("target", "check", "message"), TARGET_FAULTS, ids=[f"{type(each[0]).__name__}-{each[1]}-{i}" for i, each in enumerate(TARGET_FAULTS)])
+def test_target_fault_is_caught(target: Target, check: str, message: str) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_target(target, only=check)
+    assert message in caught.value.failures[check]
+
+
+class ThinRing(Formula):
+    """exp(-(|x| - 6)^2 / (2 width^2)) in the plane."""
+
+    width = 0.05
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return -0.5 * ((x.square().sum(-1) + 1e-12).sqrt() - 6).square() / self.width**2
+
+
+class Comb(Formula):
+    """A normal density with waves that no grid resolves; their mean is one."""
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return super().log_density(x) + torch.log1p(0.9 * torch.cos(3e3 * x[..., 0]))
+
+
+class Growing(Formula):
+    def log_density(self, x: Tensor) -> Tensor:
+        return -super().log_density(x)
+
+
+RING = math.log(12 * math.pi * 0.05 * math.sqrt(2 * math.pi))
+
+
+@pytest.mark.parametrize("target", [ThinRing((2,), log_normalizer=RING), Comb((2,), log_normalizer=math.log(2 * math.pi))], ids=["ring", "comb"])
+def test_a_right_log_normalizer_of_thin_structure_passes(target: Target) -> None:
+    assert check_target(target, only="normalizer").passed == ["normalizer"]
+
+
+WRONG_MASS = [(ThinRing, RING + 0.02, "integrates to 0.9802"), (Comb, 0.0, "cannot be resolved"), (Growing, 0.0, "cannot be resolved")]
+
+
+@pytest.mark.parametrize(("cls", "log_normalizer", "message"), WRONG_MASS, ids=["ring", "comb", "growing"])
+def test_a_wrong_log_normalizer_is_caught(cls: type[Formula], log_normalizer: float, message: str) -> None:
+    with pytest.raises(ConformanceError, match=message) as caught:
+        check_target(cls((2,), log_normalizer=log_normalizer), only="normalizer")
+    assert len(caught.value.failures["normalizer"].split("|")[0]) < 200
+
+
+class Doubled(Target):
+    """A constructor that does not store its argument unchanged."""
+
+    def __init__(self, features: int = 2) -> None:
+        super().__init__()
+        self.features = 2 * features
+        self.event_shape = (features,)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return -x.square().sum(-1)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, Doubled]]:
+        yield "pair", cls(2)
+
+
+def test_description_of_a_target_is_checked() -> None:
+    TARGETS.register("doubled")(Doubled)
+    try:
+        with pytest.raises(ConformanceError, match="describes itself as"):
+            check_target(Doubled(), only="describe_build")
+    finally:
+        TARGETS._classes.pop("doubled", None)

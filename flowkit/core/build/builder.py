@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from flowkit.core.build.coerce import Coercer, type_name
-from flowkit.core.build.describe import constructor_parameters
+from flowkit.core.build.describe import constructor_hints, constructor_parameters
 from flowkit.core.errors import ConfigError, FlowkitError, UnknownNameError, nearest
 from flowkit.core.registry import NETS, REGISTRIES, Registry
 
@@ -74,14 +73,11 @@ class _Builder:
         raise UnknownNameError(f"{where}No {registries[0].kind} named {name!r}. {hint} List them with: flowkit list {registries[0].plural}")
 
     def _construct(self, cls: type, arguments: dict[str, Any], path: str) -> Any:
-        parameters = constructor_parameters(cls)
-        variadic = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        named = {key: p for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
-        hints = typing.get_type_hints(cls.__init__) if parameters else {}  # type: ignore[misc]
+        named, hints = constructor_parameters(cls), constructor_hints(cls)
         coercer = Coercer(self.make, self.weights)
         values: dict[str, Any] = {}
         for key, value in arguments.items():
-            if key not in named and not variadic:
+            if key not in named:
                 raise UnknownNameError(f"{path}.{key}: unknown argument of {cls.__name__}. {nearest(str(key), named)}")
             values[key] = coercer.coerce(value, hints.get(key, Any), f"{path}.{key}")
         missing = [key for key, p in named.items() if p.default is p.empty and key not in values]

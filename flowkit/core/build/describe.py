@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,11 +50,7 @@ class _Writer:
             )
         written: dict[str, Any] = {"name": name}
         self.seen[id(module)] = written
-        for key, parameter in constructor_parameters(type(module)).items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                for extra, value in getattr(module, key).items():
-                    written[extra] = self.value(value, f"{path}.{extra}")
-                continue
+        for key in constructor_parameters(type(module)):
             if not hasattr(module, key):
                 raise ConfigError(f"{path}: {type(module).__qualname__} does not store its argument '{key}', so it cannot be described.")
             written[key] = self.value(getattr(module, key), f"{path}.{key}")
@@ -92,11 +89,33 @@ def brief_arguments(module: nn.Module) -> str:
 
 
 def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of a constructor; none for a class that keeps torch's own."""
-    if cls.__init__ is nn.Module.__init__:  # type: ignore[misc]
-        return {}
-    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
-    return {key: p for key, p in parameters.items() if key != "self" and p.kind is not p.VAR_POSITIONAL}
+    """The named arguments of a constructor; ``**options`` stands for the arguments of the class it derives from."""
+    named: dict[str, inspect.Parameter] = {}
+    for base in _constructors(cls):
+        found = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        named |= {key: p for key, p in found.items() if key not in {"self", *named} and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return named
+
+
+def constructor_hints(cls: type) -> dict[str, Any]:
+    """The annotations of those arguments, resolved."""
+    hints: dict[str, Any] = {}
+    for base in _constructors(cls):
+        hints = typing.get_type_hints(base.__init__) | hints  # type: ignore[misc]
+    return hints
+
+
+def _constructors(cls: type) -> list[type]:
+    """The classes whose constructors take the arguments: the first with one, and on while ``**options`` are passed up."""
+    taken: list[type] = []
+    for base in cls.__mro__:
+        if base is nn.Module:
+            break
+        if "__init__" in base.__dict__:
+            taken.append(base)
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base.__init__).parameters.values()):  # type: ignore[misc]
+                break
+    return taken
 
 
 def dtype_of(name: str) -> torch.dtype | None:
