@@ -36,7 +36,8 @@ def main() -> None:
             cells = (name, seed, f"{m['nll']:.3f}", f"{m['baseline_nll']:.3f}", f"{gain:.1f}", bits, m["steps"], f"{time.monotonic() - began:.0f}")
             rows.append("| " + " | ".join(map(str, cells)) + " |")
             print(rows[-1], flush=True)
-    table = "\n| config | seed | test NLL | mixture NLL | gain in paired s.e. | bits/dim flow / mixture | steps | seconds in all |\n|---|---|---|---|---|---|---|---|\n"
+    columns = ("config", "seed", "test NLL", "mixture NLL", "gain in paired s.e.", "bits/dim flow / mixture", "steps", "seconds in all")
+    table = f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}\n"
     print(write("demo.md", heading("What the demo reaches", ("torch", "scikit-learn")) + table + "\n".join(rows) + "\n"))
 
 
