@@ -20,9 +20,9 @@ from flowkit.core.shapes import (
     broadcast_batch,
     check_context,
     check_event,
+    check_temperature,
     context_batch,
     expand_context,
-    positive_temperature,
     sample_shape,
 )
 
@@ -119,7 +119,7 @@ class Distribution(nn.Module):
         temperature: float = 1.0,
     ) -> Tensor:
         """Draw events, differentiable in the parameters where ``reparametrized``: (*shape, *Bc, *event)."""
-        positive_temperature(temperature, f"{self.who}.sample")
+        check_temperature(temperature, f"{self.who}.sample")
         drawn, context = self._draw_shape(shape, context, "sample")
         return self._rsample(drawn, context, generator, float(temperature))
 

@@ -24,10 +24,10 @@ from flowkit.core.shapes import (
     broadcast_batch,
     check_context,
     check_event,
+    check_temperature,
     context_batch,
     expand_context,
     positive,
-    positive_temperature,
     sample_shape,
     show,
     unify,
@@ -250,7 +250,7 @@ class Flow(Distribution):
 
     def _draw_latent(self, shape: int | tuple[int, ...], context: Context, generator: torch.Generator | None, temperature: float) -> tuple[Tensor, Context]:
         """Latents for every sample, and the embedded context expanded to them."""
-        positive_temperature(temperature, f"{self.who}.sample")
+        check_temperature(temperature, f"{self.who}.sample")
         context = self.embed_context(context)
         sizes = (*sample_shape(shape, f"{self.who}.sample"), *context_batch(context, self._inner_context))
         context = expand_context(context, self._inner_context, sizes)

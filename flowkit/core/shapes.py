@@ -37,10 +37,10 @@ def positive(value: int, who: str, name: str) -> int:
     return value
 
 
-def positive_temperature(temperature: float, who: str) -> None:
-    """Check a sampling temperature: a number > 0."""
-    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-        raise ConfigError(f"{who}: expected temperature to be a finite number > 0; got {temperature!r}.")
+def check_temperature(temperature: float, who: str) -> None:
+    """Check a sampling temperature: a number >= 0; 0 draws the centre."""
+    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
+        raise ConfigError(f"{who}: expected temperature to be a finite number >= 0; got {temperature!r}.")
 
 
 def sample_shape(shape: int | Sequence[int], who: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.errors import ConfigError
-from flowkit.core.shapes import positive_temperature
+from flowkit.core.shapes import check_temperature
 from flowkit.experiment._sample_files import WRITERS, Chunk
 from flowkit.experiment.evaluate import generator_for
 from flowkit.experiment.record import Run
@@ -52,7 +52,7 @@ def write_samples(
         ConfigError: the ending is none of these, the events are no pictures, or a context is missing.
     """
     path = Path(path)
-    positive_temperature(temperature, "sample")
+    check_temperature(temperature, "sample")
     writer = _writer_for(path, run, n)
     _check_contexts(run, contexts)
     size = chunk_size(run)
