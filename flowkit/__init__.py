@@ -1,5 +1,8 @@
 """flowkit: normalizing flows for PyTorch."""
 
+from importlib import import_module
+from types import ModuleType
+
 from flowkit import bijectors, data, distributions, evaluation, flows, injections, nets, objectives, surjections, targets, univariates
 from flowkit.core.checks import checks
 from flowkit.core.flow import Flow
@@ -26,3 +29,15 @@ __all__ = [
     "targets",
     "univariates",
 ]
+
+_ON_DEMAND = ("estimators", "experiment", "plots", "testing")  # they need optional packages, or take time to import
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_DEMAND:
+        return import_module(f"flowkit.{name}")
+    raise AttributeError(f"module 'flowkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ON_DEMAND])
