@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import DataError
+from flowkit.core.errors import ConfigError, DataError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, constant_log_det, sum_event
 from flowkit.core.traits import Traits
@@ -34,6 +34,8 @@ class Standardize(Bijector):
         super().__init__()
         self.shape = shape
         self.in_shape = self.out_shape = as_shape(shape, "Standardize")
+        if None in self.in_shape:
+            raise ConfigError(f"Standardize: expected a shape of known sizes; got {shape!r}.")
         sizes = tuple(size or 1 for size in self.in_shape)
         self.register_buffer("loc", torch.zeros(sizes))
         self.register_buffer("scale", torch.ones(sizes))

@@ -29,9 +29,6 @@ class ToBox(Bijector):
     """
 
     traits = Traits(jacobian="diagonal")
-    low_end: Tensor
-    high_end: Tensor
-    width: Tensor
     kind: Tensor
 
     def __init__(
@@ -39,33 +36,36 @@ class ToBox(Bijector):
     ) -> None:
         super().__init__()
         self.low, self.high, self.shape = low, high, shape
-        box = Box(low, high, shape)
-        self._codomain = box
-        self.in_shape = self.out_shape = box.event_shape
-        lower, upper = box.low_buffer, box.high_buffer
-        below, above = torch.isfinite(lower), torch.isfinite(upper)
-        self.register_buffer("low_end", torch.where(below, lower, 0.0), persistent=False)
-        self.register_buffer("high_end", torch.where(above, upper, 0.0), persistent=False)
-        self.register_buffer("width", torch.where(below & above, upper - lower, 1.0), persistent=False)
+        self._codomain: Box = Box(low, high, shape)
+        self.in_shape = self.out_shape = self._codomain.event_shape
+        below, above = torch.isfinite(self._codomain.low_buffer), torch.isfinite(self._codomain.high_buffer)
         self.register_buffer("kind", below.int() + 2 * above.int(), persistent=False)  # 0 none, 1 low end, 2 high end, 3 both
+
+    def _ends(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Low ends, high ends and widths, with harmless numbers where an end is infinite."""
+        low, high = self._codomain.low_buffer, self._codomain.high_buffer
+        low, high = torch.where(self.kind % 2 == 1, low, 0.0), torch.where(self.kind >= 2, high, 0.0)
+        return low, high, torch.where(self.kind == 3, high - low, 1.0)
 
     def _choose(self, none: Tensor, low: Tensor, high: Tensor, both: Tensor) -> Tensor:
         return torch.where(self.kind == 3, both, torch.where(self.kind == 1, low, torch.where(self.kind == 2, high, none)))
 
     def _slope(self, z: Tensor) -> Tensor:
         above, below = functional.logsigmoid(z), functional.logsigmoid(-z)
-        return self._choose(torch.zeros_like(z), above, below, self.width.log() + above + below)
+        return self._choose(torch.zeros_like(z), above, below, self._ends()[2].log() + above + below)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        both = torch.minimum(torch.maximum(self.low_end + self.width * torch.sigmoid(z), self.low_end), self.low_end + self.width)
-        x = self._choose(z, self.low_end + functional.softplus(z), self.high_end - functional.softplus(-z), both)
+        low, high, width = self._ends()
+        inner = torch.minimum(torch.maximum(low + width * torch.sigmoid(z), low), high)
+        x = self._choose(z, low + functional.softplus(z), high - functional.softplus(-z), inner)
         return x, sum_event(self._slope(z), len(self.in_shape))
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         eps, tiny = torch.finfo(x.dtype).eps, torch.finfo(x.dtype).tiny
-        share = ((x - self.low_end) / self.width).clamp(tiny, 1 - eps / 2)
-        rest = ((self.low_end + self.width - x) / self.width).clamp(tiny, 1 - eps / 2)
-        z = self._choose(x, _softplus_inverse(x - self.low_end), -_softplus_inverse(self.high_end - x), share.log() - rest.log())
+        low, high, width = self._ends()
+        share = ((x - low) / width).clamp(tiny, 1 - eps / 2)
+        rest = ((high - x) / width).clamp(tiny, 1 - eps / 2)
+        z = self._choose(x, _softplus_inverse(x - low), -_softplus_inverse(high - x), share.log() - rest.log())
         return z, -sum_event(self._slope(z), len(self.in_shape))
 
     @classmethod

@@ -23,25 +23,24 @@ class ToHalfSpace(Bijector):
         normal, offset: as for ``HalfSpace``; c = offset / |normal|.
     """
 
-    direction: Tensor
-
     def __init__(self, normal: Sequence[float] | Tensor, offset: float = 0.0) -> None:
         super().__init__()
         self.normal, self.offset = normal, offset
-        domain = HalfSpace(normal, offset)
-        self._codomain = domain
-        self.in_shape = self.out_shape = domain.event_shape
-        self.register_buffer("direction", domain.normal_buffer.clone(), persistent=False)
+        self._codomain: HalfSpace = HalfSpace(normal, offset)
+        self.in_shape = self.out_shape = self._codomain.event_shape
 
     def _unit(self) -> tuple[Tensor, Tensor]:
         """Unit normal and distance of the edge, in the module's own precision."""
-        length = torch.linalg.vector_norm(self.direction)
-        return self.direction / length, self.offset / length
+        normal = self._codomain.normal_buffer
+        length = torch.linalg.vector_norm(normal)
+        return normal / length, self.offset / length
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         unit, edge = self._unit()
         along = (z * unit).sum(-1)
-        moved = edge - functional.softplus(-along)
+        # a few rounding units of depth, so that no point comes to lie outside when its coordinates are rounded
+        margin = 8 * torch.finfo(z.dtype).eps * (edge.abs() + z.abs().sum(-1))
+        moved = edge - functional.softplus(-along) - margin.detach()
         return z + (moved - along).unsqueeze(-1) * unit, sum_event(functional.logsigmoid(-along), 0)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowkit.core.build import build
 from flowkit.core.distribution import Distribution
@@ -36,7 +36,7 @@ class Conditioned(Flow):
         self._support, self._whole = flow._support, flow._whole
         parts = context if isinstance(context, dict) else {"context": context}
         for key, value in parts.items():
-            self.register_buffer(f"fixed_{key}", value)
+            self.register_buffer(f"fixed_{key}", value.detach().clone())
         self._keys = tuple(parts) if isinstance(context, dict) else None
         flow.embed_context(self.context)
 
@@ -51,6 +51,25 @@ class Conditioned(Flow):
     def base(self) -> Distribution:  # type: ignore[override]
         """The flow's base."""
         return self.flow.base
+
+    @property
+    def bijector(self) -> Bijector:  # type: ignore[override]
+        """The flow's bijector."""
+        return self.flow.bijector
+
+    @property
+    def standardizer(self) -> Any:  # type: ignore[override]
+        """The flow's ``Standardize`` map, or None."""
+        return self.flow.standardizer
+
+    @property
+    def support_map(self) -> Bijector | None:  # type: ignore[override]
+        """The flow's map onto its support, or None."""
+        return self.flow.support_map
+
+    @property
+    def embedding(self) -> nn.Module | None:
+        return self.flow.embedding
 
     @property
     def maps(self) -> tuple[Bijector, ...]:

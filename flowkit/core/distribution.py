@@ -133,7 +133,8 @@ class Distribution(nn.Module):
         return drawn, expand_context(context, self.context_shape, drawn)
 
     def score(self, x: Tensor, context: Context = None) -> Tensor:
-        """Gradient of the log-density in x: (*B, *event) -> (*B, *event)."""
+        """Gradient of the log-density in x: (*B, *event) -> (*broadcast(B, Bc), *event)."""
+        x = broadcast_batch(x, self.event_shape, context, self.context_shape, f"{self.who}.score")
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prob(x, context).sum(), x)

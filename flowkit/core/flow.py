@@ -20,6 +20,7 @@ from flowkit.core.registry import FLOWS, Registry
 from flowkit.core.shapes import (
     Context,
     ContextShape,
+    Shape,
     batch_shape,
     broadcast_batch,
     check_context,
@@ -27,6 +28,7 @@ from flowkit.core.shapes import (
     check_temperature,
     context_batch,
     expand_context,
+    mask_event,
     positive,
     sample_shape,
     show,
@@ -77,6 +79,8 @@ class Flow(Distribution):
         context_shape: Sequence[int | None] | Mapping[str, Sequence[int | None]] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(base, Distribution):
+            raise ConfigError(f"{self.who}: expected a flowkit distribution as base; got {type(base).__name__}. Wrap others in TorchDistribution.")
         if not isinstance(bijector, Bijector):
             raise ConfigError(f"{self.who}: expected a bijector; got {type(bijector).__name__}.")
         if unify(base.event_shape, bijector.in_shape) is None:
@@ -143,6 +147,13 @@ class Flow(Distribution):
     def _context_for(self, part: Any, context: Context) -> Context:
         return None if part.context_shape is None else context
 
+    def _check_values(self, value: Tensor, event: Shape, call: str) -> None:
+        who = f"{self.who}.{call}"
+        check_event(value, event, who)
+        own = next((p.dtype for p in self.parameters()), value.dtype)
+        if value.dtype != own and not torch.is_autocast_enabled(value.device.type):
+            raise ShapeError(f"{who}: expected {own}, the flow's dtype; got {value.dtype}. Convert the input, or the flow with .to({value.dtype}).")
+
     # -- density ------------------------------------------------------------------------------------------------
 
     def log_prob(
@@ -158,7 +169,7 @@ class Flow(Distribution):
         Returns:
             (*B), float32 at least; minus infinity where x lies outside the support or is not finite.
         """
-        check_event(x, self.event_shape, f"{self.who}.log_prob")
+        self._check_values(x, self.event_shape, "log_prob")
         context = self.embed_context(context)
         if batch_size is not None:
             return self._chunked(lambda part, c: self._density(part, c, generator), x, context, batch_size)
@@ -168,6 +179,9 @@ class Flow(Distribution):
         inside, z = self._whole.split(x)
         total = zeros_log_det(x, self.event_shape)
         for step in reversed(self.maps):
+            if step is self.maps[0]:
+                near, z = _reachable(z, self.bijector.out_shape)
+                inside = inside & near
             z, log_det, within = step.masked(z, self._context_for(step, context), inverse=True, generator=generator)
             total = total + log_det
             inside = inside if within is None else inside & within
@@ -181,7 +195,7 @@ class Flow(Distribution):
         self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None, batch_size: int | None = None
     ) -> Tensor:
         """Data to latent: (*B, *event) -> (*B, *latent event). Raises DomainError outside the support (eager on the CPU)."""
-        check_event(x, self.event_shape, f"{self.who}.to_latent")
+        self._check_values(x, self.event_shape, "to_latent")
         context = self.embed_context(context)
         if self._support is not None and may_raise(x):
             self._support.check(x, f"{self.who}.to_latent")
@@ -196,7 +210,7 @@ class Flow(Distribution):
 
     def to_data(self, z: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> Tensor:
         """Latent to data: (*B, *latent event) -> (*B, *event)."""
-        check_event(z, self.base.event_shape, f"{self.who}.to_data")
+        self._check_values(z, self.base.event_shape, "to_data")
         return self._generate(z, self.embed_context(context), generator)[0]
 
     def _generate(self, z: Tensor, context: Context, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -296,6 +310,14 @@ class Flow(Distribution):
         yield "conditional", cls(build(base, Distribution), build(coupling, Bijector))
         box = build({"name": "box", "low": -1.0, "high": 1.0, "dim": 2}, Domain)
         yield "box", cls(build(base, Distribution), build({"name": "affine", "shape": (2,)}, Bijector), box, standardize=True)
+
+
+def _reachable(x: Tensor, event: Shape) -> tuple[Tensor, Tensor]:
+    """Split off points so far out that their squares overflow: a normal density is zero there, and maps would make NaN of them."""
+    limit = torch.finfo(x.dtype).max ** 0.5
+    small = x.abs() < limit
+    near = small.flatten(-len(event)).all(-1) if event else small
+    return near, torch.where(mask_event(near, len(event)), x, torch.zeros_like(x))
 
 
 def _map_context(context: Context, shape: ContextShape, change: Callable[[Tensor, Any], Tensor]) -> Context:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution as TorchDistribution
 from torch.distributions import constraints
 
-from flowkit.core.shapes import Context, context_batch
+from flowkit.core.shapes import Context, context_batch, expand_context
 
 if TYPE_CHECKING:
     from flowkit.core.flow import Flow
@@ -26,27 +26,46 @@ class FlowView(TorchDistribution):
     arg_constraints: dict[str, Any] = {}
     has_rsample = True
 
-    def __init__(self, flow: Flow, context: Context = None) -> None:
+    def __init__(self, flow: Flow, context: Context = None, *, batch: tuple[int, ...] | None = None) -> None:
         self.flow, self.context = flow, context
         flow.embed_context(context)
+        own = context_batch(context, flow.context_shape)
+        self._extra = tuple(batch)[: len(batch) - len(own)] if batch is not None else ()
         event = torch.Size(size if size is not None else 1 for size in flow.event_shape)
-        super().__init__(context_batch(context, flow.context_shape), event, validate_args=False)
+        super().__init__(torch.Size([*self._extra, *own]), event, validate_args=False)
 
     @property
     def support(self) -> Any:
-        """Real vectors; a flow with ``support=`` checks its own values."""
-        return constraints.independent(constraints.real, len(self.event_shape))
+        """Where the flow's density is positive."""
+        return _Within(self.flow)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.flow.log_prob(value, self.context)
+        log_prob = self.flow.log_prob(value, self.context)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.flow.rsample(tuple(sample_shape), self.context)
+        return self.flow.rsample((*sample_shape, *self._extra), self.context)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.flow.sample(tuple(sample_shape), self.context)
+        return self.flow.sample((*sample_shape, *self._extra), self.context)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowView:
-        from flowkit.core.shapes import expand_context
+        own = context_batch(self.context, self.flow.context_shape)
+        sizes = tuple(batch_shape)
+        context = expand_context(self.context, self.flow.context_shape, sizes[len(sizes) - len(own) :])
+        return FlowView(self.flow, context, batch=sizes)
 
-        return FlowView(self.flow, expand_context(self.context, self.flow.context_shape, tuple(batch_shape)))
+
+class _Within(constraints.Constraint):
+    """The flow's domain as a constraint."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self._event = len(flow.event_shape)
+
+    @property
+    def event_dim(self) -> int:  # type: ignore[override]
+        return self._event
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.flow.domain.contains(value)

@@ -6,6 +6,7 @@ Letters used in docstrings: ``*B`` batch, ``D`` data, ``d`` latent, ``C`` contex
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -39,16 +40,16 @@ def positive(value: int, who: str, name: str) -> int:
 
 def check_temperature(temperature: float, who: str) -> None:
     """Check a sampling temperature: a number >= 0; 0 draws the centre."""
-    if not isinstance(temperature, int | float) or not 0 <= temperature < float("inf"):
+    if not isinstance(temperature, numbers.Real) or not 0 <= temperature < float("inf"):
         raise ConfigError(f"{who}: expected temperature to be a finite number >= 0; got {temperature!r}.")
 
 
 def sample_shape(shape: int | Sequence[int], who: str) -> tuple[int, ...]:
     """Read a sample shape: an int means one axis; sizes may be zero."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(not isinstance(size, int) or size < 0 for size in sizes):
+    sizes = (shape,) if isinstance(shape, numbers.Integral) else shape
+    if not isinstance(sizes, Sequence) or any(not isinstance(size, numbers.Integral) or size < 0 for size in sizes):
         raise ShapeError(f"{who}: expected a sample shape of ints >= 0; got {shape!r}.")
-    return sizes
+    return tuple(int(size) for size in sizes)
 
 
 def unify(a: Shape, b: Shape) -> Shape | None:

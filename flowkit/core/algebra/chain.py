@@ -99,6 +99,7 @@ class Chain(Bijector):
 
     def _carry(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         value, context = self._prepare(value, context, inverse)
+        score = score.expand_as(value)
         total = zeros_log_det(value, self.out_shape if inverse else self.in_shape)
         for step in self._steps(inverse):
             carry = step.pull_score if inverse else step.push_score

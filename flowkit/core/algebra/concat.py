@@ -100,6 +100,7 @@ class Concat(Bijector):
 
     def _carry(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         value, context = self._prepare(value, context, inverse)
+        score = score.expand_as(value)
         out, scores, total = [], [], zeros_log_det(value, self.out_shape if inverse else self.in_shape)
         pieces = zip(self._pieces(value, inverse), self._pieces(score, inverse), strict=True)
         for (step, piece), (_, piece_score) in pieces:

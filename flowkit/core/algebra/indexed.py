@@ -95,7 +95,7 @@ class Indexed(Bijector):
     def merge(self, following: Transform) -> Transform | None:
         if isinstance(following, Indexed) and following.in_shape == self.in_shape and torch.equal(following.chosen, self.chosen):
             merged = self.bijector.merge(following.bijector)
-            return Indexed(merged, self.index, self.shape) if isinstance(merged, Bijector) else None
+            return Indexed(merged, self.index, self.shape).to(self.chosen.device) if isinstance(merged, Bijector) else None
         return None
 
     @classmethod
@@ -126,8 +126,10 @@ def _as_mask(index: Any) -> Tensor | None:
 
 def _positions(index: Any, size: int) -> Tensor:
     if isinstance(index, dict):
-        return torch.arange(size)[slice(*index["slice"])] if (index["slice"][2] or 1) > 0 else torch.arange(size).flip(0)
+        return torch.tensor(range(size)[slice(*index["slice"])], dtype=torch.int64)
     wanted = torch.as_tensor(index).reshape(-1)
+    if wanted.is_floating_point() or not wanted.numel():
+        raise ConfigError(f"Indexed: expected a boolean mask, a slice or a list of ints that picks something; got {index!r}.")
     if wanted.numel() and (int(wanted.min()) < -size or int(wanted.max()) >= size):
         raise ShapeError(f"Indexed: index {index} is out of range for event axis 0 of size {size}.")
     wanted = wanted % size

@@ -43,7 +43,8 @@ def _flat(transform: Bijector) -> list[Bijector]:
         if isinstance(inner_map, Identity):
             return []
         same = inner_map is transform.bijector
-        return [transform if same else Indexed(inner_map, transform.index, transform.shape)]  # type: ignore[arg-type]
+        made = transform if same else Indexed(inner_map, transform.index, transform.shape).to(transform.chosen.device)  # type: ignore[arg-type]
+        return [made]
     return [] if isinstance(transform, Identity) else [transform]
 
 

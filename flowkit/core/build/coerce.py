@@ -62,6 +62,8 @@ class Coercer:
         raise ConfigError(f"{path}: expected {' or '.join(type_name(o) for o in options)}; got {value!r}.")
 
     def _sequence(self, value: Any, kind: Any, arguments: tuple[Any, ...], path: str) -> Any:
+        if isinstance(value, Mapping) and ("tensor" in value or set(value) == {"weights"}):
+            value = self._tensor(value, path).tolist()
         if isinstance(value, Tensor | str | Mapping) or not isinstance(value, collections.abc.Iterable):
             raise ConfigError(f"{path}: expected a list; got {value!r}.")
         items = list(value)

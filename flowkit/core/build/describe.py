@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +58,9 @@ class _Writer:
         return written
 
     def value(self, value: Any, path: str) -> Any:
-        if isinstance(value, nn.ModuleList | list | tuple):
+        if isinstance(value, np.ndarray | np.generic):
+            return self.value(value.tolist(), path)
+        if isinstance(value, nn.ModuleList | list | tuple | range):
             return [self.value(item, f"{path}[{i}]") for i, item in enumerate(value)]
         if isinstance(value, nn.Module):
             return self.module(value, path)

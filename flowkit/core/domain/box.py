@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,15 @@ class Box(Domain):
         self.event_shape = shape
         self.register_buffer("low_buffer", lower, persistent=False)
         self.register_buffer("high_buffer", upper, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Box:
+        """Follow a change of dtype or device from the ends as given, so that 0.1 is 0.1 in float64 too."""
+        super()._apply(fn, recurse)
+        for name, given in (("low_buffer", self.low), ("high_buffer", self.high)):
+            moved = getattr(self, name)
+            if moved.device.type != "meta":
+                setattr(self, name, torch.as_tensor(given, dtype=moved.dtype, device=moved.device).expand(moved.shape).clone())
+        return self
 
     @property
     def bounded(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,14 @@ class HalfSpace(Domain):
             raise ConfigError(f"HalfSpace: expected a normal vector that is not zero; got {normal}.")
         self.event_shape = (vector.shape[0],)
         self.register_buffer("normal_buffer", vector, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HalfSpace:
+        """Follow a change of dtype or device from the normal as given."""
+        super()._apply(fn, recurse)
+        moved = self.normal_buffer
+        if moved.device.type != "meta":
+            self.normal_buffer = torch.as_tensor(self.normal, dtype=moved.dtype, device=moved.device).clone()
+        return self
 
     @property
     def scale(self) -> float:
