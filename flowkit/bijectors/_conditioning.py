@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.core.domain.box import Box
-from flowkit.core.errors import ConfigError
+from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import NETS
 from flowkit.core.univariate import Univariate
 from flowkit.nets import Constant
@@ -57,6 +57,8 @@ def univariate_domain(univariate: Univariate, index: list[int], features: int) -
     return Box(whole_low, whole_high)
 
 
-def grouped(params: Tensor, count: int, like: Tensor) -> Tensor:
+def grouped(params: Tensor, groups: int, count: int, like: Tensor, who: str) -> Tensor:
     """(*B, groups * count) -> (*B, groups, count), in the precision of the values (a net may run in bf16)."""
-    return params.to(like.dtype).unflatten(-1, (-1, count))
+    if params.shape[-1] != groups * count:
+        raise ShapeError(f"{who}: expected a conditioner with {groups} * {count} = {groups * count} outputs; got {params.shape[-1]}. Resize its last layer.")
+    return params.to(like.dtype).unflatten(-1, (groups, count))

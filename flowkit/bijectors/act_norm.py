@@ -67,12 +67,16 @@ class ActNorm(Bijector):
             self.initialized.fill_(True)
         return self._call(value, context, generator, inverse=inverse)[0]
 
-    def inverted(self) -> ActNorm:
+    def inverted(self) -> ActNorm | None:
+        if not bool(self.initialized):
+            return None
         return self._copy(-self.shift * (-self.log_scale).exp(), -self.log_scale)
 
     def merge(self, following: Transform) -> Transform | None:
         if not isinstance(following, ActNorm) or following.in_shape != self.in_shape:
             return None
+        if not bool(self.initialized & following.initialized):
+            return None  # the merged map would count as initialised, and no batch would ever set it
         scale = following.log_scale.exp()
         return self._copy(self.shift * scale + following.shift, self.log_scale + following.log_scale)
 

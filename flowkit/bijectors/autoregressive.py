@@ -59,16 +59,18 @@ class Autoregressive(Bijector):
         self.context_features, self.activation = context_features, activation
         self.in_shape = self.out_shape = (features,)
         self.context_shape = (context_features,) if context_features else None
-        self.univariate = univariate.select(range(features))
+        self.univariate = univariate
+        self._univariate = univariate.select(range(features))
         allowed = _allowed(features, passes, adjacency, order)
         self._levels = _levels(allowed)
+        self._by_level = nn.ModuleList(univariate.select(index) for index in self._levels)
         if not bool(allowed.any()) and not context_features:
-            net: nn.Module = Constant(features * univariate.parameter_count)
+            net: nn.Module = Constant(features * self._univariate.parameter_count)
         else:
-            net = MaskedMLP(allowed, univariate.parameter_count, self.hidden, context_features=context_features, activation=activation)
-        self.net = start_at(net, self.univariate, features, "Autoregressive")
-        self._domain = univariate_domain(self.univariate, list(range(features)), features)
-        self._codomain = univariate_domain(self.univariate, list(range(features)), features)
+            net = MaskedMLP(allowed, self._univariate.parameter_count, self.hidden, context_features=context_features, activation=activation)
+        self.net = start_at(net, self._univariate, features, "Autoregressive")
+        self._domain = univariate_domain(self._univariate, list(range(features)), features)
+        self._codomain = univariate_domain(self._univariate, list(range(features)), features)
         for level, index in enumerate(self._levels):
             self.register_buffer(f"level_{level}", torch.tensor(index), persistent=False)
         ordered = bool((allowed == allowed.tril(-1)).all())
@@ -84,19 +86,20 @@ class Autoregressive(Bijector):
         )
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
-        return grouped(self.net(value, context), self.univariate.parameter_count, value)
+        return grouped(self.net(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        x, log_slope = self.univariate.transform(z, self._params(z, context))
+        x, log_slope = self._univariate.transform(z, self._params(z, context))
         return x, sum_event(log_slope, 1)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         # coordinates not solved yet stay at zero, a point every univariate and net can be evaluated at
         z, slopes = torch.zeros_like(x), []
-        for level, index in enumerate(self._levels):
+        for level, univariate in enumerate(self._by_level):
+            assert isinstance(univariate, Univariate)
             chosen = getattr(self, f"level_{level}")
             params = self._params(z, context).index_select(-2, chosen)
-            solved, log_slope = self.univariate.select(index).untransform(x.index_select(-1, chosen), params)
+            solved, log_slope = univariate.untransform(x.index_select(-1, chosen), params)
             z = z.index_copy(z.dim() - 1, chosen, solved)
             slopes.append(log_slope)
         return z, sum_event(torch.cat(slopes, dim=-1), 1)
@@ -110,6 +113,8 @@ class Autoregressive(Bijector):
         yield "graph", cls(3, affine, (12,), adjacency=[[False, False, True], [True, False, True], [False, False, False]], activation="tanh")
         yield "reversed", cls(3, affine, (12,), order=(2, 1, 0), activation="tanh")
         yield "single", cls(1, spline)
+        mixed = build({"name": "rational_quadratic_spline", "bins": 3, "bound": 2.0, "ends": ["linear", "bounded", "circular"]}, Univariate)
+        yield "mixed_ends", cls(3, mixed, (12,))
 
 
 def _allowed(features: int, passes: int | None, adjacency: Any, order: Sequence[int] | None) -> Tensor:

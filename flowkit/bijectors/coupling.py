@@ -79,7 +79,8 @@ class Coupling(Bijector):
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
         net: Any = self._net if self.conditioner is None else self.conditioner
-        return grouped(net(value.index_select(-1, self.conditioning), context), self.univariate.parameter_count, value)
+        params = net(value.index_select(-1, self.conditioning), context)
+        return grouped(params, len(self.mapped), self._univariate.parameter_count, value, "Coupling")
 
     def _put(self, value: Tensor, mapped: Tensor) -> Tensor:
         return value.index_copy(value.dim() - 1, self.mapped, mapped)
@@ -102,6 +103,7 @@ class Coupling(Bijector):
         yield "single", cls(1, spline)
         mixed = build({"name": "rational_quadratic_spline", "bins": 3, "bound": 2.0, "ends": ["linear", "bounded", "circular"]}, Univariate)
         yield "mixed_ends", cls(3, mixed, (8,), (False, True, True))
+        yield "mixed_ends_one_mapped", cls(3, mixed, (8,), (False, False, True))
 
 
 def _split(mask: Sequence[bool] | Tensor | None, features: int) -> tuple[list[int], list[int]]:
@@ -117,6 +119,6 @@ def _split(mask: Sequence[bool] | Tensor | None, features: int) -> tuple[list[in
 
 def _network(layer: Coupling, in_features: int, groups: int) -> nn.Module | None:
     if layer.conditioner is not None:
-        check_conditioner(layer.conditioner, groups * layer.univariate.parameter_count, "Coupling")
+        check_conditioner(layer.conditioner, groups * layer._univariate.parameter_count, "Coupling")
         return None
     return conditioner(layer.net, "Coupling", in_features, groups, layer._univariate, layer.hidden, layer.context_features, layer.activation)

@@ -55,8 +55,10 @@ class Elementwise(Bijector):
     def _box(self) -> Box | None:
         if len(self._sizes) == 1:
             return univariate_domain(self.univariate, list(range(self._sizes[0])), self._sizes[0])
-        whole = self.univariate.low == -float("inf") and self.univariate.high == float("inf")
-        return None if whole else Box(self.univariate.low, self.univariate.high, self._sizes)
+        low, high = self.univariate.intervals(self._sizes[-1] if self._sizes else 1)
+        if bool(torch.isinf(low).all() and torch.isinf(high).all()):
+            return None
+        return Box(low.expand(self._sizes), high.expand(self._sizes)) if self._sizes else Box(low[0], high[0])
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
         batch = value.shape[: value.dim() - len(self._sizes)]

@@ -65,10 +65,12 @@ class LULinear(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         lower, upper = self._lower_upper()
-        rows = (x if self.shift is None else x - self.shift).index_select(-1, self.scatter).unsqueeze(-2)
-        rows = torch.linalg.solve_triangular(lower.mT, rows, upper=True, left=False, unitriangular=True)
-        rows = torch.linalg.solve_triangular(upper.mT, rows, upper=False, left=False)
-        return rows.squeeze(-2), constant_log_det(-self.log_diagonal.sum(), x, self.in_shape)
+        centred = (x if self.shift is None else x - self.shift).index_select(-1, self.scatter)
+        exact = torch.promote_types(centred.dtype, torch.float32)  # triangular solves do not exist in half precision
+        rows = centred.reshape(-1, self.features).to(exact)  # one system for the whole batch
+        rows = torch.linalg.solve_triangular(lower.mT.to(exact), rows, upper=True, left=False, unitriangular=True)
+        rows = torch.linalg.solve_triangular(upper.mT.to(exact), rows, upper=False, left=False)
+        return rows.reshape(centred.shape).to(centred.dtype), constant_log_det(-self.log_diagonal.sum(), x, self.in_shape)
 
     def matrix(self) -> Tensor:
         """The matrix P L U (D, D)."""

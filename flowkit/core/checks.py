@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowkit.core.errors import NonFiniteError
 
-_VALUES: ContextVar[bool] = ContextVar("flowkit_checks_values", default=False)
+_VALUES: ContextVar[bool | None] = ContextVar("flowkit_checks_values", default=None)
 _FINITE: ContextVar[bool] = ContextVar("flowkit_checks_finite", default=False)
 
 
@@ -20,7 +20,7 @@ def checks(*, values: bool = True, finite: bool = False) -> Iterator[None]:
     """Turn on value checks on every device: ``with flowkit.checks(): flow.to_latent(x)``.
 
     Args:
-        values: raise DomainError for values outside a map's domain, also on a GPU (costs a synchronisation).
+        values: raise DomainError for values outside a map's domain, also on a GPU (costs a synchronisation); False never does.
         finite: raise NonFiniteError, naming the layer, as soon as a layer's output is NaN or infinite.
     """
     tokens = (_VALUES.set(values), _FINITE.set(finite))
@@ -35,7 +35,8 @@ def may_raise(value: Tensor) -> bool:
     """Whether the values of this tensor can be looked at here without breaking a graph or stalling a device."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    return value.device.type == "cpu" or _VALUES.get()
+    asked = _VALUES.get()
+    return value.device.type == "cpu" if asked is None else asked
 
 
 def check_finite(who: str, value: Tensor, log_det: Tensor) -> None:

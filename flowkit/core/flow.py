@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from flowkit.core._rows import map_context, reachable
 from flowkit.core._summary import summary
 from flowkit.core.build import build
 from flowkit.core.checks import may_raise
@@ -28,7 +29,6 @@ from flowkit.core.shapes import (
     check_temperature,
     context_batch,
     expand_context,
-    mask_event,
     positive,
     sample_shape,
     show,
@@ -180,7 +180,7 @@ class Flow(Distribution):
         total = zeros_log_det(x, self.event_shape)
         for step in reversed(self.maps):
             if step is self.maps[0]:
-                near, z = _reachable(z, self.bijector.out_shape)
+                near, z = reachable(z, self.bijector.out_shape)
                 inside = inside & near
             z, log_det, within = step.masked(z, self._context_for(step, context), inverse=True, generator=generator)
             total = total + log_det
@@ -228,9 +228,9 @@ class Flow(Distribution):
         batch = batch_shape(x, self.event_shape)
         rows = x.reshape(-1, *x.shape[x.dim() - rank :])
         context = expand_context(context, shape, batch)
-        flat = _map_context(context, shape, lambda part, event: part.reshape(-1, *part.shape[part.dim() - len(event) :]))
+        flat = map_context(context, shape, lambda part, event: part.reshape(-1, *part.shape[part.dim() - len(event) :]))
         cuts = [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]
-        out = torch.cat([call(rows[cut], _map_context(flat, shape, lambda part, _: part[cut])) for cut in cuts])  # noqa: B023
+        out = torch.cat([call(rows[cut], map_context(flat, shape, lambda part, _: part[cut])) for cut in cuts])  # noqa: B023
         return out.reshape(*batch, *out.shape[1:])
 
     # -- samples ------------------------------------------------------------------------------------------------
@@ -310,19 +310,3 @@ class Flow(Distribution):
         yield "conditional", cls(build(base, Distribution), build(coupling, Bijector))
         box = build({"name": "box", "low": -1.0, "high": 1.0, "dim": 2}, Domain)
         yield "box", cls(build(base, Distribution), build({"name": "affine", "shape": (2,)}, Bijector), box, standardize=True)
-
-
-def _reachable(x: Tensor, event: Shape) -> tuple[Tensor, Tensor]:
-    """Split off points so far out that their squares overflow: a normal density is zero there, and maps would make NaN of them."""
-    limit = torch.finfo(x.dtype).max ** 0.5
-    small = x.abs() < limit
-    near = small.flatten(-len(event)).all(-1) if event else small
-    return near, torch.where(mask_event(near, len(event)), x, torch.zeros_like(x))
-
-
-def _map_context(context: Context, shape: ContextShape, change: Callable[[Tensor, Any], Tensor]) -> Context:
-    if context is None or shape is None:
-        return None
-    if isinstance(shape, dict):
-        return {key: _map_context(context[key], part, change) for key, part in shape.items()}  # type: ignore
-    return change(context, shape)  # type: ignore[arg-type]

@@ -20,6 +20,8 @@ class MaskedMLP(nn.Module):
 
     Each hidden unit is given the input set of one row of the matrix. It reads from units whose set is contained in its
     own, so that sets only ever grow towards the outputs. For an ordering this is MADE's degree rule; any matrix works.
+    Where a layer has fewer units than there are sets, its units are spread over them, and a masked linear map from the
+    inputs to the outputs, zero at the start, keeps every allowed dependence.
 
     Args:
         adjacency: boolean matrix (out_groups, in_features).
@@ -55,13 +57,18 @@ class MaskedMLP(nn.Module):
             sets = sets[sets.any(dim=1)]  # without a context, units that see nothing would be dead weight
         seen, masks = torch.eye(self.in_features, dtype=torch.bool), []
         for width in hidden:
-            units = sets[torch.arange(positive(width, "MaskedMLP", "hidden width")) % len(sets)]
+            units = sets[_spread(positive(width, "MaskedMLP", "hidden width"), len(sets))]
             masks.append(_contained(seen, units))
             seen = units
-        masks.append(_contained(seen, adjacency.repeat_interleave(outputs_per_group, dim=0)))
+        outputs = adjacency.repeat_interleave(outputs_per_group, dim=0)
+        masks.append(_contained(seen, outputs))
         self.layers = nn.ModuleList(_MaskedLinear(mask) for mask in masks)
         self.act = activation_module(activation)
         self.context_layer = nn.Linear(context_features, masks[0].shape[0], bias=False) if context_features else None
+        self.skip: _MaskedLinear | None = None
+        if min(hidden, default=len(sets)) < len(sets):
+            self.skip = _MaskedLinear(torch.cat([outputs, outputs.new_ones(len(outputs), context_features)], dim=1), bias=False)
+            nn.init.zeros_(self.skip.weight)
 
     @property
     def last(self) -> nn.Linear:
@@ -74,6 +81,8 @@ class MaskedMLP(nn.Module):
             h = h + self.context_layer(context.to(x.dtype))
         for layer in self.layers[1:]:
             h = layer(self.act(h))
+        if self.skip is not None:
+            h = h + self.skip(functional.pad(x, (0, self.context_features)) if context is None else torch.cat([x, context.to(x.dtype)], dim=-1))
         return h
 
     @classmethod
@@ -88,8 +97,8 @@ class _MaskedLinear(nn.Linear):
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__(mask.shape[1], mask.shape[0])
+    def __init__(self, mask: Tensor, *, bias: bool = True) -> None:
+        super().__init__(mask.shape[1], mask.shape[0], bias=bias)
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
         fan_in = mask.sum(1, keepdim=True).clamp(min=1)
         with torch.no_grad():  # keep the variance that a dense layer of each unit's own fan-in would have
@@ -97,6 +106,11 @@ class _MaskedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.mask * self.weight, self.bias)
+
+
+def _spread(width: int, count: int) -> Tensor:
+    """Which of ``count`` sets each unit gets: evenly, the first and the last included (the last alone for one unit)."""
+    return torch.arange(width) % count if width >= count else torch.linspace(count - 1, 0, width).round().long()
 
 
 def _contained(inner: Tensor, outer: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,20 +13,20 @@ def solve_increasing(
     function: Callable[[Tensor], Tensor],
     y: Tensor,
     *,
-    low: float = -float("inf"),
-    high: float = float("inf"),
+    low: float | Tensor = -float("inf"),
+    high: float | Tensor = float("inf"),
     iterations: int = 128,
 ) -> Tensor:
     """Solve function(x) = y for every element, function increasing and elementwise.
 
-    The bracket grows by doubling until it holds the root, so there is no range limit; then Chandrupatla's method
+    The bracket grows by doubling over the whole range of the dtype until it holds the root; then Chandrupatla's method
     (inverse quadratic interpolation, falling back to bisection) runs with masked updates for at most ``iterations`` steps.
     No gradient passes through: see ``implicit_step``.
 
     Args:
         function: (*S) -> (*S).
         y: (*S).
-        low, high: interval the root is known to lie in.
+        low, high: interval the root is known to lie in, a number or one per element (broadcast to *S).
 
     Returns:
         x (*S), to the last few bits; NaN where y is NaN.
@@ -34,7 +35,7 @@ def solve_increasing(
     """
     with torch.no_grad():
         y = y.detach()
-        lower, upper = _bracket(function, y, low, high)
+        lower, upper = _bracket(function, y, torch.as_tensor(low).to(y).expand_as(y), torch.as_tensor(high).to(y).expand_as(y))
         return _chandrupatla(function, y, lower, upper, iterations)
 
 
@@ -49,24 +50,31 @@ def implicit_step(x: Tensor, residual: Tensor, slope: Tensor) -> Tensor:
     return x - residual / slope.detach()
 
 
-def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    limit = 60 if y.dtype == torch.float64 else 30
-    if low > -float("inf") and high < float("inf"):
-        return torch.full_like(y, low), torch.full_like(y, high)
-    centre = y.clamp(low, high)
-    lower = (centre - 1).clamp(min=low) if low == -float("inf") else torch.full_like(y, low)
-    upper = (centre + 1).clamp(max=high) if high == float("inf") else torch.full_like(y, high)
-    width = torch.ones_like(y)
-    for _ in range(limit):
-        too_high, too_low = function(lower) > y, function(upper) < y
+def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    centre = torch.minimum(torch.maximum(y, low), high)
+    # a known end is taken as it is; the other ends grow
+    lower = torch.where(torch.isinf(low), torch.minimum(centre - 1, high), low)
+    upper = torch.where(torch.isinf(high), torch.maximum(centre + 1, low), high)
+    largest = torch.finfo(y.dtype).max
+    low, high = low.clamp(min=-largest), high.clamp(max=largest)
+    width = y.abs().clamp(min=1)
+    for _ in range(_doublings(y.dtype)):
+        too_high = (function(lower) > y) & (lower > low) & torch.isfinite(y)
+        too_low = (function(upper) < y) & (upper < high) & torch.isfinite(y)
         if not torch.compiler.is_compiling() and not bool((too_high | too_low).any()):
             break
         lower, upper = (
-            torch.where(too_low, upper, torch.where(too_high, (lower - width).clamp(min=low), lower)),
-            torch.where(too_high, lower, torch.where(too_low, (upper + width).clamp(max=high), upper)),
+            torch.where(too_low, upper, torch.where(too_high, torch.maximum(lower - width, low), lower)),
+            torch.where(too_high, lower, torch.where(too_low, torch.minimum(upper + width, high), upper)),
         )
         width = width * 2
     return lower, upper
+
+
+def _doublings(dtype: torch.dtype) -> int:
+    """Doublings of 1 that the dtype can hold; fewer in a compiled graph, where the loop is unrolled."""
+    most = math.frexp(torch.finfo(dtype).max)[1] - 1
+    return min(most, 60 if dtype == torch.float64 else 30) if torch.compiler.is_compiling() else most
 
 
 def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor, upper: Tensor, iterations: int) -> Tensor:

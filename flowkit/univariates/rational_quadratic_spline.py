@@ -52,13 +52,17 @@ class RationalQuadraticSpline(Univariate):
         kinds = {ends} if isinstance(ends, str) else set(ends)
         if not kinds or not kinds <= {"linear", "bounded", "circular"}:
             raise ConfigError(f"RationalQuadraticSpline: expected ends of 'linear', 'bounded', 'circular'; got {ends!r}.")
-        self.kind = kinds.pop() if len(kinds) == 1 else "mixed"
-        self.parameter_count = 2 * bins + {"linear": bins - 1, "circular": bins}.get(self.kind, bins + 1)
-        if self.kind in ("bounded", "circular"):
-            self.low, self.high = self.left, self.right
-        if self.kind == "mixed":
-            self.register_buffer("is_linear", torch.tensor([end == "linear" for end in ends]), persistent=False)
-            self.register_buffer("is_circular", torch.tensor([end == "circular" for end in ends]), persistent=False)
+        self._arrange(kinds.pop() if len(kinds) == 1 else "mixed")
+
+    def _arrange(self, kind: str) -> None:
+        """Fix the layout of the parameters: by the one kind of ends, or K + 1 slopes for every coordinate."""
+        self.kind = kind
+        self.parameter_count = 2 * self.bins + {"linear": self.bins - 1, "circular": self.bins}.get(kind, self.bins + 1)
+        closed = kind in ("bounded", "circular")
+        self.low, self.high = (self.left, self.right) if closed else (-float("inf"), float("inf"))
+        if kind == "mixed":
+            self.register_buffer("is_linear", torch.tensor([end == "linear" for end in self.ends], dtype=torch.bool), persistent=False)
+            self.register_buffer("is_circular", torch.tensor([end == "circular" for end in self.ends], dtype=torch.bool), persistent=False)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         return self._apply_inside(spline, z, params)
@@ -103,14 +107,20 @@ class RationalQuadraticSpline(Univariate):
         if len(self.is_linear) != features:
             raise ShapeError(f"RationalQuadraticSpline: {len(self.is_linear)} kinds of ends for {features} coordinates; give one per coordinate.")
         infinite = torch.full((features,), torch.inf)
-        return torch.where(self.is_linear, -infinite, self.left), torch.where(self.is_linear, infinite, self.right)
+        linear = self.is_linear.to(infinite.device)
+        return torch.where(linear, -infinite, self.left), torch.where(linear, infinite, self.right)
 
     def select(self, index: Sequence[int]) -> RationalQuadraticSpline:
         if isinstance(self.ends, str):
             return self
         if max(index, default=-1) >= len(self.ends):
             raise ShapeError(f"RationalQuadraticSpline: ends for {len(self.ends)} coordinates, but coordinate {max(index)} is wanted.")
-        return RationalQuadraticSpline(self.bins, self.bound, ends=[self.ends[i] for i in index])
+        if self.kind != "mixed":
+            return self
+        # the parameters keep the mixed layout even where the selected ends are of one kind
+        made = RationalQuadraticSpline(self.bins, self.bound, ends=[self.ends[i] for i in index])
+        made._arrange("mixed")
+        return made.to(self.is_linear.device)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, RationalQuadraticSpline]]:

@@ -22,7 +22,8 @@ class Chain(Bijector):
     """Composition x = f_n(... f_2(f_1(z))); log_dets add.
 
     Shapes are unified when the chain is built. Parts that declare a context all declare the same one and share it.
-    ``chain[i]`` is a part, ``chain[i:j]`` a chain of parts (same modules, not copies).
+    ``chain[i]`` is a part, ``chain[i:j]`` a chain of parts (same modules, not copies). ``domain`` and ``codomain`` are those of
+    the first and the last part; what parts between leave out is found when they are called.
 
     Args:
         transforms: bijectors in the order ``forward`` applies them, at least one.

@@ -62,7 +62,7 @@ class Coercer:
         raise ConfigError(f"{path}: expected {' or '.join(type_name(o) for o in options)}; got {value!r}.")
 
     def _sequence(self, value: Any, kind: Any, arguments: tuple[Any, ...], path: str) -> Any:
-        if isinstance(value, Mapping) and ("tensor" in value or set(value) == {"weights"}):
+        if _is_tensor(value):
             value = self._tensor(value, path).tolist()
         if isinstance(value, Tensor | str | Mapping) or not isinstance(value, collections.abc.Iterable):
             raise ConfigError(f"{path}: expected a list; got {value!r}.")
@@ -99,7 +99,7 @@ class Coercer:
             raise ConfigError(f"{path}: expected a tensor as {{tensor: [...], dtype: float32}} or a list of numbers; got {value!r}.") from None
 
     def _anything(self, value: Any, path: str) -> Any:
-        if isinstance(value, Mapping) and ("tensor" in value or set(value) == {"weights"}):
+        if _is_tensor(value):
             return self._tensor(value, path)
         return value
 
@@ -122,7 +122,12 @@ def _scalar(value: Any, annotation: Any, path: str) -> Any:
 
 def _exact(value: Any, option: Any) -> bool:
     """Whether a union's option fits a plain value without conversion; such options are tried first."""
-    return isinstance(option, type) and type(value) is option
+    return isinstance(option, type) and (type(value) is option or (option is Tensor and _is_tensor(value)))
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value of a description stands for a tensor."""
+    return isinstance(value, Mapping) and ("tensor" in value or set(value) == {"weights"})
 
 
 def type_name(annotation: Any) -> str:

@@ -1,0 +1,28 @@
+"""Rows of a flow's input: which of them a density reaches, and contexts cut to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.core.shapes import Context, ContextShape, Shape, mask_event
+
+
+def reachable(x: Tensor, event: Shape) -> tuple[Tensor, Tensor]:
+    """Split off points so far out that their squares overflow: a normal density is zero there, and maps would make NaN of them."""
+    limit = torch.finfo(x.dtype).max ** 0.5
+    small = x.abs() < limit
+    near = small.flatten(-len(event)).all(-1) if event else small
+    return near, torch.where(mask_event(near, len(event)), x, torch.zeros_like(x))
+
+
+def map_context(context: Context, shape: ContextShape, change: Callable[[Tensor, Any], Tensor]) -> Context:
+    """Change every part of a context; ``change`` gets the part and its event shape."""
+    if context is None or shape is None:
+        return None
+    if isinstance(shape, dict):
+        return {key: map_context(context[key], part, change) for key, part in shape.items()}  # type: ignore
+    return change(context, shape)  # type: ignore[arg-type]
