@@ -15,9 +15,10 @@ from flowkit.core.registry import OBJECTIVES
 
 @OBJECTIVES.register("maximum_likelihood", "mle")
 class MaximumLikelihood(Objective):
-    """Mean negative log-likelihood of the batch, in nats; weighted if the batch carries ``extra["weight"]`` (B,).
+    """Mean negative log-likelihood of the batch, in nats; -mean(w log p) if the batch carries weights w, ``extra["weight"]`` (B,).
 
-    Minimising it minimises KL(data || model).
+    Minimising it minimises KL(data || model). Weights of mean 1 over the whole data, as ``fit`` gives them, keep the batches'
+    losses unbiased; dividing by each batch's own sum would not.
     """
 
     requires = frozenset({"data"})
@@ -25,7 +26,7 @@ class MaximumLikelihood(Objective):
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
         log_prob: Tensor = model.log_prob(batch.x, batch.context, generator=generator)  # type: ignore[operator]
         weight = batch.extra.get("weight")
-        value = -log_prob.mean() if weight is None else -(weight * log_prob).sum() / weight.sum()
+        value = -log_prob.mean() if weight is None else -(weight * log_prob).mean()
         return Loss(value, {"nll": value.detach()})
 
     @classmethod

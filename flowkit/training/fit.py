@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from flowkit.training.run_folder import RunFolder
 from flowkit.training.saving import describe_or_none, save
 from flowkit.training.seeds import derive, forked, fresh_seed
 from flowkit.training.settings import Settings
-from flowkit.training.source import Nothing, Rows, Source, first, make_source, on_device
+from flowkit.training.source import Nothing, Rows, Source, first, make_source, mean_one, on_device
 
 
 def fit(
@@ -64,7 +65,7 @@ def fit(
         objective: default ``MaximumLikelihood()``.
         validation: like ``source``, or the share of its rows to hold out, in (0, 1). Best weights are those of the lowest
             validation loss; without validation the last ones.
-        sample_weight: (N,) non-negative.
+        sample_weight: (N,) non-negative, for a source in memory; only their ratios matter.
         max_epochs, max_steps: whichever comes first; both None: 100 epochs, or 5,000 steps without data.
         batch_size: rows per step (per process and micro-batch); the last partial batch of an epoch is left out.
         lr, weight_decay, optimizer, schedule: "adamw", "adam", "sgd", "rmsprop"; "cosine", "one_cycle", "linear", "constant".
@@ -115,7 +116,7 @@ def fit(
         model.to(chosen)
         objective.to(chosen)
         module = LossModule(model, objective, bf16=precision == "bf16")
-        asked = _asked(settings, module, data)
+        asked = _asked(settings, module, data, held_out)
         if run_dir is not None:
             RunFolder.check(run_dir, asked, resume=resume or bool(rank))
         found = Checkpoints(Path(run_dir) / "checkpoints").newest() if recorded is not None and run_dir is not None else None
@@ -158,9 +159,10 @@ def _validation(validation: Any, source: Source, model: nn.Module, settings: Set
     """The training source and the validation source; a share of the rows is split off the former."""
     if validation is None:
         return source, None
-    if not isinstance(validation, float | int):
+    if not isinstance(validation, Real):
         size = settings.batch_size
         return source, make_source(validation, model, who="fit (validation)", batch_size=size, seed=settings.seed)
+    validation = float(validation)
     if isinstance(source, Nothing):
         raise ConfigError("fit: source=None has no rows to hold out for validation. Drop validation=.")
     if not isinstance(source, Rows) or not 0 < validation < 1:
@@ -171,20 +173,24 @@ def _validation(validation: Any, source: Source, model: nn.Module, settings: Set
     if held >= source.rows:
         raise DataError(f"fit: {source.rows} rows leave none to train on with validation={validation}.")
     parts = [source.take(index) for index in (order[held:], order[:held])]
+    weights = [part.extra.get("weight") for part in parts]
+    if any(weight is not None and not bool(weight.any()) for weight in weights):
+        raise DataError(f"fit: with validation={validation}, the rows held out or those left all have sample_weight 0. Hold out another share.")
     made = [
-        Rows(p.x, p.context, p.extra.get("weight"), batch_size=source.batch_size, seed=source.seed, rank=source.rank, world=source.world)  # type: ignore[arg-type]
-        for p in parts
+        Rows(p.x, p.context, None if w is None else mean_one(w), batch_size=source.batch_size, seed=source.seed, rank=source.rank, world=source.world)  # type: ignore[arg-type]
+        for p, w in zip(parts, weights, strict=True)
     ]
     return made[0], made[1]
 
 
-def _asked(settings: Settings, module: LossModule, source: Source) -> dict[str, Any]:
+def _asked(settings: Settings, module: LossModule, source: Source, validation: Source | None) -> dict[str, Any]:
     """What the course of the run depends on, as it is recorded in the run's folder."""
     return {
         "training": settings.as_dict(),
         "model": describe_or_none(module.model),
         "objective": describe_or_none(module.objective),
         "data": source.fingerprint(),
+        "validation": None if validation is None else validation.fingerprint(),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError, UnknownNameError, nearest
+from flowkit.core.errors import ConfigError, DataError, UnknownNameError, nearest
 from flowkit.core.objective import Batch
 from flowkit.training.checkpoint import pack_optimizer, unpack_optimizer
 from flowkit.training.devices import average, wrap
@@ -60,7 +60,8 @@ class Loop:
         self.steps_per_epoch = max(1, source.steps_per_epoch // settings.gradient_accumulation)
         self.total = settings.total_steps(self.steps_per_epoch, draws_own=isinstance(source, Nothing))
         self.monitor = settings.monitor or ("validation_loss" if validation is not None else "loss" if settings.patience else None)
-        self.step, self.skipped, self.skipped_in_a_row, self.seconds, self.stopped = 0, 0, 0, 0.0, False
+        self.step, self.skipped, self.seconds, self.stopped = 0, 0, 0.0, False
+        self.skipped_in_a_row: dict[str, int] = {}
         self.history: dict[str, list[float]] = {}
         self.sums: dict[str, float] = {}
         self.best: dict[str, Any] | None = None
@@ -80,13 +81,15 @@ class Loop:
                         self._step(group)
                         self.seconds = before + time.monotonic() - started
                         bar.step(self.step)
+                        if self.step >= self.total or self.step % self.steps_per_epoch == 0:
+                            break
                         if pressed():
                             raise KeyboardInterrupt
-                        if self.step >= self.total:
-                            break
-                        if folder is not None and self.step % self.steps_per_epoch and folder.checkpoints.due():
+                        if folder is not None and folder.checkpoints.due():
                             self.checkpoint(folder)
                     self._end_epoch(epoch, folder, bar)
+                    if pressed():  # only now: a checkpoint at the end of an epoch says that the epoch is over
+                        raise KeyboardInterrupt
                     if folder is not None and (folder.checkpoints.due() or self.stopped or self.step >= self.total):
                         self.checkpoint(folder)
         except KeyboardInterrupt:
@@ -101,7 +104,10 @@ class Loop:
         size = min(self.settings.gradient_accumulation, self.source.steps_per_epoch)
         batches = self.source.batches(epoch, position * size)
         for _ in range(self.steps_per_epoch - position):
-            yield list(itertools.islice(batches, size))
+            group = list(itertools.islice(batches, size))
+            if not group:
+                raise DataError(f"fit: the loader promised {self.source.steps_per_epoch} batches an epoch and yielded fewer. Correct its length.")
+            yield group
 
     def _step(self, group: list[Batch]) -> None:
         factor = schedule_factor(self.settings.schedule, self.step, self.total)
@@ -119,7 +125,7 @@ class Loop:
                 self._not_finite(group, phase.name, "the loss" if not math.isfinite(values["loss"]) else "the gradient")
                 continue
             optimizer.step()
-            self.skipped_in_a_row = 0
+            self.skipped_in_a_row[phase.name] = 0
             row |= values if len(self.phases) == 1 or number == 0 else {f"{phase.name}_{key}": value for key, value in values.items()}
             row["grad_norm"] = norm
         self.step += 1
@@ -152,8 +158,8 @@ class Loop:
 
     def _not_finite(self, group: list[Batch], phase: str, what: str) -> None:
         self.skipped += 1
-        self.skipped_in_a_row += 1
-        if self.settings.non_finite == "skip" and self.skipped_in_a_row < MOST_SKIPPED_IN_A_ROW:
+        self.skipped_in_a_row[phase] = self.skipped_in_a_row.get(phase, 0) + 1
+        if self.settings.non_finite == "skip" and self.skipped_in_a_row[phase] < MOST_SKIPPED_IN_A_ROW:
             return
         draws = generator(self.device, derive(self.settings.seed, "step/0", self.rank, self.step, 0))
         raise explain(self.module.model, self.module.objective, on_device(group[-1], self.device), draws, phase, self.step, what)
@@ -198,9 +204,10 @@ class Loop:
     def _keep_best(self, row: dict[str, float]) -> None:
         if self.monitor is None:
             return
-        if self.monitor not in row:
+        all_skipped = "grad_norm" not in row and not self.monitor.startswith("validation_")
+        if self.monitor not in row and not all_skipped:
             raise UnknownNameError(f"fit: monitor={self.monitor!r} is not a column of the history. {nearest(self.monitor, row)}")
-        value = row[self.monitor]
+        value = row.get(self.monitor, math.nan)
         if math.isfinite(value) and (self.best is None or value < self.best["value"]):
             self.best = {"step": self.step, "epoch": int(row["epoch"]), "value": value, "monitor": self.monitor}
             self.best_weights = {key: tensor.detach().clone() for key, tensor in unshared(self.module.model).items()}

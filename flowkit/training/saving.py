@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flowkit.core.build import build, describe
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import CheckpointError, ConfigError, FlowkitError
 from flowkit.training.files import replaced_folder, sha256, write_bytes
+from flowkit.training.seeds import forked
 
 FORMAT = 1
 WEIGHTS, CONFIG, ARGUMENTS = "model.safetensors", "config.json", "arguments/"
@@ -31,7 +33,7 @@ def save(flow: nn.Module, path: str | Path) -> Path:
         the folder.
 
     Raises:
-        ConfigError: a part is not registered; the message has the path of the argument.
+        ConfigError: a part is not registered, or could not be built again; the message has the path of the argument.
         CheckpointError: the folder cannot be written.
     """
     from safetensors.torch import save as to_bytes
@@ -41,6 +43,7 @@ def save(flow: nn.Module, path: str | Path) -> Path:
         raise CheckpointError(f"save: {target} exists and is not a saved flow, so it is not overwritten. Choose another path.")
     arguments: dict[str, Tensor] = {}
     description = describe(flow, arguments)
+    _check_loadable(flow, description, arguments)
     tensors = unshared(flow) | {f"{ARGUMENTS}{key}": value for key, value in arguments.items()}
     content = to_bytes({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     config = {"format": FORMAT, "library": "flowkit", "sha256": sha256(content), "flow": description}
@@ -84,6 +87,15 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Any:
     return flow.to(device).eval()
 
 
+def _check_loadable(flow: nn.Module, description: dict[str, Any], arguments: dict[str, Tensor]) -> None:
+    try:
+        with forked(torch.device("cpu")):
+            made: Any = build(description, Distribution, weights=arguments, path="flow")
+        fill(made, unshared(flow), "flow")
+    except Exception as error:  # whatever a constructor raises, load would meet it too
+        raise ConfigError(f"save: the flow could not be loaded again: {error}") from error
+
+
 def is_saved_flow(folder: Path) -> bool:
     """Whether a folder looks like one written by ``save``."""
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
@@ -91,14 +103,17 @@ def is_saved_flow(folder: Path) -> bool:
 
 def unshared(module: nn.Module) -> dict[str, Tensor]:
     """The state of a module with every shared tensor once, under its first name."""
-    seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
-    kept = {}
-    for key, value in module.state_dict().items():
+    state = module.state_dict()
+    return {names[0]: state[names[0]] for names in _shared_names(state)}
+
+
+def _shared_names(state: dict[str, Tensor]) -> list[list[str]]:
+    """The names of a state, those of one tensor together."""
+    names: dict[tuple[int, tuple[int, ...], tuple[int, ...]], list[str]] = {}
+    for key, value in state.items():
         identity = (value.data_ptr() if value.numel() else id(value), tuple(value.shape), tuple(value.stride()))
-        if identity not in seen:
-            seen.add(identity)
-            kept[key] = value
-    return kept
+        names.setdefault(identity, []).append(key)
+    return list(names.values())
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
@@ -115,13 +130,18 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
     for key, value in state.items():
         if own[key].shape != value.shape:
             raise CheckpointError(f"{where}: weight '{key}' has shape {tuple(value.shape)}; the model expects {tuple(own[key].shape)}.")
-    floating = {value.dtype for value in state.values() if value.is_floating_point()}
-    if len(floating) == 1:
-        module.to(dtype=floating.pop())
-        own = unshared(module)
+    names = _shared_names(module.state_dict())
+    floating = Counter(value.dtype for value in state.values() if value.is_floating_point())
+    if any(own[key].dtype != value.dtype for key, value in state.items()) and floating:
+        module.to(dtype=floating.most_common(1)[0][0])  # buffers that are not saved go with the majority
+    tensors = module.state_dict(keep_vars=True)
     with torch.no_grad():
-        for key, value in state.items():
-            own[key].copy_(value)
+        for first, *others in names:
+            for key in (first, *others):
+                if tensors[key].dtype == state[first].dtype:
+                    tensors[key].copy_(state[first])
+                else:
+                    tensors[key].data = state[first].to(tensors[key].device, copy=True)
 
 
 def _locate(path: Path) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from flowkit.core.errors import DataError, ShapeError
+from flowkit.core.errors import ConfigError, DataError, ShapeError
 from flowkit.core.objective import Batch
 from flowkit.core.shapes import check_context, show
 from flowkit.training.seeds import derive
@@ -81,15 +81,31 @@ class Rows(Source):
             yield self.take(slice(start, start + size))
 
     def fingerprint(self) -> dict[str, Any]:
-        sample = self.x.flatten()[:: max(1, self.x.numel() // 1000)].double()
-        return {"rows": self.rows, "event": list(self.x.shape[1:]), "sum": float(sample.sum())}
+        found: dict[str, Any] = {"rows": self.rows, "event": list(self.x.shape[1:]), "sum": _sum(self.x)}
+        if self.context is not None:
+            found["context"] = {key: _sum(part) for key, part in self.context.items()} if isinstance(self.context, dict) else _sum(self.context)
+        if self.weight is not None:
+            # of mean 1, so their plain sum says nothing
+            found["weight"] = _sum(self.weight.square())
+        return found
+
+
+def _sum(tensor: Tensor) -> float:
+    """The sum of about a thousand of its numbers."""
+    return float(tensor.flatten()[:: max(1, tensor.numel() // 1000)].double().sum())
 
 
 class Loader(Source):
-    """A DataLoader; its shuffling is seeded per epoch from torch's default generator, which the loop forks."""
+    """A DataLoader; its shuffling is seeded per epoch from torch's default generator, which the loop forks.
 
-    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
-        self.loader, self.seed = loader, seed
+    Args:
+        loader: gives batches ``x`` or ``(x, context)``; model: what their rows must fit; whole: gives every row, where ``loader``
+            gives this process's share.
+    """
+
+    def __init__(self, loader: DataLoader[Any], model: nn.Module, seed: int, *, who: str = "fit", whole: DataLoader[Any] | None = None) -> None:
+        self.loader, self.seed, self.who, self.whole = loader, seed, who, whole or loader
+        self._model = model
         try:
             self.steps_per_epoch = len(loader)
         except TypeError:
@@ -101,19 +117,23 @@ class Loader(Source):
         torch.manual_seed(derive(self.seed, "loader", epoch))
         if self.loader.generator is not None:
             self.loader.generator.manual_seed(derive(self.seed, "loader", epoch))
+        if isinstance(self.loader.sampler, DistributedSampler):
+            self.loader.sampler.set_epoch(epoch)
         for number, item in enumerate(self.loader):
             if number >= skip:
                 yield self._batch(item)
 
     def chunks(self) -> Iterator[Batch]:
-        for item in self.loader:
+        for item in self.whole:
             yield self._batch(item)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"batches": self.steps_per_epoch}
 
     def _batch(self, item: Any) -> Batch:
         parts = list(item) if isinstance(item, tuple | list) else [item]
-        x = parts[0] if isinstance(parts[0], Tensor) else torch.as_tensor(parts[0])
-        x = x if x.is_floating_point() else x.float()
-        return Batch(x, parts[1] if len(parts) > 1 else None, size=len(x))
+        x, context = _checked(parts[0], parts[1] if len(parts) > 1 else None, self._model, self.who)
+        return Batch(x, context, size=len(x))
 
 
 def make_source(
@@ -124,22 +144,41 @@ def make_source(
     Raises:
         DataError: empty, not finite, not numeric; ShapeError: rows of another shape than the model's.
     """
+    if weight is not None and (source is None or isinstance(source, Dataset | DataLoader)):
+        raise ConfigError(f"{who}: sample_weight needs rows in memory; got a source of type {type(source).__name__}. Pass a tensor or an array.")
     if source is None:
         return Nothing(batch_size)
     if isinstance(source, nn.Module):
         raise DataError(f"{who}: expected data; got {type(source).__name__}. A target goes into the objective: pass source=None.")
-    if isinstance(source, DataLoader):
-        return Loader(source, seed)
-    if isinstance(source, IterableDataset):
-        return Loader(DataLoader(source, batch_size=batch_size), seed)
-    if isinstance(source, Dataset):
-        return Loader(DataLoader(source, batch_size=batch_size, shuffle=True), seed)
+    if isinstance(source, Dataset | DataLoader):
+        return _loader(source, model, who, batch_size, seed, rank, world)
     x, context = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
+    rows, context = _checked(x, context, model, who)
+    return Rows(rows, context, _weights(weight, len(rows), rows.dtype), batch_size=batch_size, seed=seed, rank=rank, world=world)
+
+
+def _loader(source: Any, model: nn.Module, who: str, batch_size: int, seed: int, rank: int, world: int) -> Loader:
+    """Among several processes every one must see its own share of a Dataset."""
+    loader = source if isinstance(source, DataLoader) else None
+    if loader is None and isinstance(source, IterableDataset):
+        loader = DataLoader(source, batch_size=batch_size)
+    if loader is not None:
+        if world > 1 and not isinstance(loader.sampler, DistributedSampler):
+            raise ConfigError(f"{who}: each of {world} processes would read all of this data. Pass the Dataset, or a DataLoader with a DistributedSampler.")
+        return Loader(loader, model, seed, who=who)
+    if world == 1:
+        return Loader(DataLoader(source, batch_size=batch_size, shuffle=True), model, seed, who=who)
+    sampler: DistributedSampler[Any] = DistributedSampler(source, num_replicas=world, rank=rank, seed=seed % 2**31)
+    share = DataLoader(source, batch_size=batch_size, sampler=sampler)
+    return Loader(share, model, seed, who=who, whole=DataLoader(source, batch_size=batch_size))
+
+
+def _checked(x: Any, context: Any, model: nn.Module, who: str) -> tuple[Tensor, Any]:
+    """Rows and context in the model's dtype, after every check."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     rows = as_rows(x, who).to(dtype)
     _check_rows(rows, model, who)
-    context = _check_context_rows(context, model, len(rows), dtype, who)
-    return Rows(rows, context, _weights(weight, len(rows), dtype), batch_size=batch_size, seed=seed, rank=rank, world=world)
+    return rows, _check_context_rows(context, model, len(rows), dtype, who)
 
 
 def as_rows(value: Any, who: str) -> Tensor:
@@ -184,7 +223,8 @@ def _check_rows(rows: Tensor, model: nn.Module, who: str) -> None:
             raise ShapeError(f"{who}: expected rows of shape {show(event)}; got data of shape {tuple(rows.shape)}. Build the flow for that many features.")
     domain = getattr(model, "support", None)
     if domain is not None:
-        outside = int((~domain.contains(rows)).sum())
+        device = next((p.device for p in model.parameters()), rows.device)
+        outside = int((~domain.contains(rows.to(device))).sum())
         if outside:
             raise DataError(f"{who}: {outside} of {len(rows)} rows lie outside the flow's support {domain}. Widen support= or drop the rows.")
 
@@ -209,6 +249,7 @@ def _context_tensor(value: Any, dtype: torch.dtype) -> Tensor:
 
 
 def _weights(weight: Any, rows: int, dtype: torch.dtype) -> Tensor | None:
+    """The weights (N,), scaled to mean 1."""
     if weight is None:
         return None
     tensor = (weight if isinstance(weight, Tensor) else _tensor(np.asarray(weight))).to(dtype)
@@ -216,7 +257,12 @@ def _weights(weight: Any, rows: int, dtype: torch.dtype) -> Tensor | None:
         raise ShapeError(f"fit: expected sample_weight of shape ({rows},); got {tuple(tensor.shape)}.")
     if not bool((torch.isfinite(tensor) & (tensor >= 0)).all()) or float(tensor.sum()) <= 0:
         raise DataError("fit: expected finite sample_weight >= 0 that is not zero everywhere.")
-    return tensor
+    return mean_one(tensor)
+
+
+def mean_one(weight: Tensor) -> Tensor:
+    """Weights scaled to mean 1; their sum is not zero."""
+    return (weight.double() / weight.double().mean()).to(weight.dtype)
 
 
 def _index(context: Any, index: Any) -> Any:

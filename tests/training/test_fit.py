@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 import flowkit as fk
 from flowkit.core.errors import ConfigError, DataError, NonFiniteError, ShapeError, UnknownNameError
 from flowkit.core.objective import Batch, Loss, Objective, Phase
+from flowkit.training.source import make_source
 
 
 def moons(n: int = 600, seed: int = 0) -> torch.Tensor:
@@ -339,3 +340,94 @@ def test_other_misunderstandings() -> None:
         quick(small(), fk.distributions.StandardNormal((2,)))
     with pytest.raises(ConfigError, match="no rows to hold out"):
         quick(small(), None, objective=Draws(), validation=0.1)
+
+
+def test_sample_weight_is_unbiased_and_may_be_zero_in_a_batch() -> None:
+    x = moons(64)
+    first, second = small().double(), small().double()
+    options = {"batch_size": 64, "max_epochs": 2, "standardize": False, "optimizer": "sgd"}
+    quick(first, x, sample_weight=torch.full((64,), 7), **options)
+    quick(second, x, **options)
+    assert torch.allclose(weights(first), weights(second), atol=1e-12)  # only ratios matter
+    weight = torch.zeros(64)
+    weight[0] = 1.0
+    result = quick(small(), x, sample_weight=weight, batch_size=8, validation=None)
+    assert all(math.isfinite(value) for value in result.history["loss"])
+    source = make_source(x, small(), who="fit", batch_size=8, seed=0, weight=torch.rand(64))
+    assert sum(float(b.extra["weight"].sum()) for b in source.batches(0)) == pytest.approx(64.0, rel=1e-5)
+    with pytest.raises(DataError, match="sample_weight 0"):
+        quick(small(), x, sample_weight=weight, validation=0.5)
+
+
+@pytest.mark.parametrize("source", [TensorDataset(moons(64)), DataLoader(TensorDataset(moons(64))), None])
+def test_sample_weight_needs_rows_in_memory(source: object) -> None:
+    with pytest.raises(ConfigError, match="in memory"):
+        quick(small(), source, sample_weight=torch.ones(64))
+
+
+def test_loader_rows_are_cast_and_checked() -> None:
+    x = moons(64)
+    flow = small()
+    quick(flow, TensorDataset(x.double()), max_epochs=1)
+    assert {p.dtype for p in flow.parameters()} == {torch.float32}
+    conditional = fk.flows.RealNVP(2, 1, layers=2, hidden=(8,))
+    quick(conditional, TensorDataset(x, x[:, :1].double()), max_epochs=1)
+    with pytest.raises(DataError, match="NaN"):
+        quick(small(), TensorDataset(torch.full((64, 2), math.nan)))
+    with pytest.raises(ShapeError, match=r"\(2,\)"):
+        quick(small(), TensorDataset(torch.randn(64, 3)))
+
+
+def test_processes_share_a_dataset() -> None:
+    x, flow = torch.arange(32.0).reshape(16, 2), small()
+    shares = [make_source(TensorDataset(x), flow, who="fit", batch_size=4, seed=0, rank=rank, world=2) for rank in (0, 1)]
+    epochs = [[torch.cat([b.x for b in share.batches(epoch)])[:, 0].tolist() for share in shares] for epoch in (0, 1)]
+    for epoch in epochs:
+        assert sorted(epoch[0] + epoch[1]) == x[:, 0].tolist()
+    assert epochs[0] != epochs[1] and shares[0].steps_per_epoch == 2
+    assert torch.equal(torch.cat([b.x for b in shares[1].chunks()]), x)
+    with pytest.raises(ConfigError, match="DistributedSampler"):
+        make_source(DataLoader(TensorDataset(x)), flow, who="fit", batch_size=4, seed=0, world=2)
+    sampler = DistributedSampler(TensorDataset(x), num_replicas=2, rank=0)
+    make_source(DataLoader(TensorDataset(x), sampler=sampler), flow, who="fit", batch_size=4, seed=0, world=2)
+
+
+class Short(IterableDataset):
+    """Promises 8 rows and yields 4."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(moons(4))
+
+
+@pytest.mark.filterwarnings("ignore:Length of IterableDataset")
+def test_short_loader_is_told() -> None:
+    with pytest.raises(DataError, match="yielded fewer"):
+        quick(small(), Short(), batch_size=2)
+
+
+def test_epoch_of_skipped_steps_keeps_the_patience() -> None:
+    model = Explosive(set(range(1, 10)))
+    result = fk.fit(model, moons(), max_epochs=3, batch_size=64, seed=0, progress=False, non_finite="skip", patience=2)
+    assert result.best is not None and result.best["epoch"] > 1
+    assert math.isnan(result.history["loss"][0])
+
+
+def test_validation_share_of_any_real_type() -> None:
+    result = quick(small(), moons(), validation=np.float32(0.1), max_epochs=1)
+    assert "validation_loss" in result.history and result.steps == 540 // 64
+
+
+class OneBadPhase(TwoPhases):
+    """Its second phase is never finite."""
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
+        loss = super().loss(model, batch, generator, phase=phase)
+        return Loss(loss.value * math.nan) if phase == "rest" else loss
+
+
+def test_a_phase_that_is_never_finite_stops() -> None:
+    with pytest.raises(NonFiniteError):
+        quick(small(), moons(), objective=OneBadPhase(), max_epochs=None, max_steps=120, non_finite="skip")

@@ -98,11 +98,12 @@ def test_interrupted_run_writes_a_checkpoint(tmp_path: Path) -> None:
     assert resumed.history["step"] == left_alone.history["step"]
 
 
-def test_ctrl_c_waits_for_the_step_and_resumes_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [6, 8])  # 8 ends an epoch
+def test_ctrl_c_waits_for_the_step_and_resumes_exactly(tmp_path: Path, step: int) -> None:
     class Pressed(fk.objectives.MaximumLikelihood):
         def loss(self, model, batch, generator=None, *, phase="main"):  # type: ignore[no-untyped-def]
             self.calls = getattr(self, "calls", 0) + 1
-            if self.calls == 6 and reached(tmp_path / "run") == 0:
+            if self.calls == step and reached(tmp_path / "run") == 0:
                 signal.raise_signal(signal.SIGINT)
             return super().loss(model, batch, generator, phase=phase)
 
@@ -110,9 +111,10 @@ def test_ctrl_c_waits_for_the_step_and_resumes_exactly(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", objective=Pressed())
     assert signal.getsignal(signal.SIGINT) is before
-    assert reached(tmp_path / "run") == 6
+    assert reached(tmp_path / "run") == step
     resumed, left_alone = run(tmp_path / "run", resume=True, objective=Pressed()), run(tmp_path / "other")
     assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), left_alone.model.parameters(), strict=True))
+    assert resumed.history["step"] == left_alone.history["step"] and resumed.history["loss"] == left_alone.history["loss"]
 
 
 def test_damaged_newest_checkpoint_falls_back(tmp_path: Path) -> None:
@@ -155,3 +157,20 @@ def test_checkpoints_keep_two_and_leave_no_litter(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step-000000003", "step-000000004"]
     found = checkpoints.newest()
     assert found is not None and found[1] == {"step": 4} and found[0]["a"].tolist() == [4.0, 4.0, 4.0]
+
+
+def test_changed_weights_validation_and_context_are_noticed(tmp_path: Path) -> None:
+    options = {"sample_weight": torch.arange(1.0, 257.0), "validation": torch.ones(8, 2)}
+    run(tmp_path / "run", **options)
+    run(tmp_path / "run", resume=True, **options)
+    with pytest.raises(ConfigError, match=r"data\.weight"):
+        run(tmp_path / "run", resume=True, **options | {"sample_weight": torch.arange(1.0, 257.0) ** 2})
+    with pytest.raises(ConfigError, match=r"validation\.sum"):
+        run(tmp_path / "run", resume=True, **options | {"validation": torch.zeros(8, 2)})
+    with pytest.raises(ConfigError, match="validation"):
+        run(tmp_path / "run", resume=True, sample_weight=options["sample_weight"])
+    flow, x = fk.flows.RealNVP(2, 1, layers=1, hidden=(4,)), torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    settings = {"max_epochs": 1, "batch_size": 64, "seed": 0, "progress": False, "run_dir": tmp_path / "conditional"}
+    fk.fit(flow, (x, x[:, :1]), **settings)
+    with pytest.raises(ConfigError, match=r"data\.context"):
+        fk.fit(flow, (x, x[:, :1] + 1.0), resume=True, **settings)

@@ -7,14 +7,17 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import flowkit as fk
 from flowkit.bijectors import Affine, Chain, Coupling, LULinear
+from flowkit.core.build import build
 from flowkit.core.errors import CheckpointError, ConfigError, FlowkitError, UnknownNameError
 from flowkit.core.registry import FLOWS
+from flowkit.core.univariate import Univariate
 
 
 def flows() -> list[tuple[str, fk.Flow]]:
@@ -152,3 +155,47 @@ def test_unwritable_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="can be written"):
         fk.save(fk.flows.RealNVP(2, layers=1, hidden=(4,)), tmp_path / "file" / "flow")
+
+
+@pytest.mark.parametrize("order", [torch.tensor([2, 0, 1]), np.array([2, 0, 1]), [np.int64(2), 0, 1], range(3), torch.arange(100)])
+def test_orders_of_any_kind_come_back(order: object, tmp_path: Path) -> None:
+    features = len(order)  # type: ignore[arg-type]
+    flow = fk.Flow(fk.distributions.StandardNormal((features,)), LULinear(features, order=order))
+    loaded = fk.load(fk.save(flow, tmp_path / "flow"))
+    assert [int(i) for i in loaded.bijector.order] == [int(i) for i in order]  # type: ignore[attr-defined]
+    x = torch.randn(5, features)
+    assert torch.equal(loaded.log_prob(x), flow.log_prob(x))
+
+
+def test_autoregressive_order_as_a_tensor_comes_back(tmp_path: Path) -> None:
+    affine: Univariate = build({"name": "affine"}, Univariate)
+    bijector = fk.bijectors.Autoregressive(3, affine, (4,), order=torch.tensor([2, 0, 1]))
+    loaded = fk.load(fk.save(fk.Flow(fk.distributions.StandardNormal((3,)), bijector), tmp_path / "flow"))
+    assert list(loaded.bijector.order) == [2, 0, 1]
+
+
+def test_tensors_stay_tensors_where_lists_are_allowed_too(tmp_path: Path) -> None:
+    low = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    flow = fk.flows.RealNVP(2, layers=1, hidden=(4,), support=fk.core.domain.Box(low, 3.0))
+    loaded = fk.load(fk.save(flow, tmp_path / "flow"))
+    assert isinstance(loaded.support.low, torch.Tensor) and torch.equal(loaded.support.low, low)
+
+
+def test_what_could_not_be_loaded_is_not_written(tmp_path: Path) -> None:
+    flow = fk.Flow(fk.distributions.StandardNormal((3,)), LULinear(3))
+    flow.bijector.order = {"a": 1}
+    state = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=r"flow\.bijector\.order"):
+        fk.save(flow, tmp_path / "flow")
+    assert not (tmp_path / "flow").exists() and torch.equal(state, torch.get_rng_state())
+
+
+def test_mixed_precision_survives(tmp_path: Path) -> None:
+    flow = fk.flows.RealNVP(2, layers=1, hidden=(4,))
+    flow.double()
+    flow.standardizer.float()
+    flow.standardizer.requires_grad_(False)
+    loaded = fk.load(fk.save(flow, tmp_path / "flow"))
+    kinds = {key: value.dtype for key, value in flow.state_dict().items()}
+    assert {key: value.dtype for key, value in loaded.state_dict().items()} == kinds and len(set(kinds.values())) > 1
+    assert all(torch.equal(value, flow.state_dict()[key]) for key, value in loaded.state_dict().items())
