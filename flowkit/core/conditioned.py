@@ -14,6 +14,7 @@ from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.flow import Flow
 from flowkit.core.registry import FLOWS
 from flowkit.core.shapes import Context
+from flowkit.core.surjection import Surjection
 from flowkit.core.transform import Bijector
 
 
@@ -53,7 +54,7 @@ class Conditioned(Flow):
         return self.flow.base
 
     @property
-    def bijector(self) -> Bijector:  # type: ignore[override]
+    def bijector(self) -> Bijector | Surjection:  # type: ignore[override]
         """The flow's bijector."""
         return self.flow.bijector
 
@@ -72,7 +73,7 @@ class Conditioned(Flow):
         return self.flow.embedding
 
     @property
-    def maps(self) -> tuple[Bijector, ...]:
+    def maps(self) -> tuple[Bijector | Surjection, ...]:
         return self.flow.maps
 
     @property

@@ -35,9 +35,12 @@ from flowkit.core.shapes import (
     unify,
     zeros_log_det,
 )
+from flowkit.core.surjection import Surjection
+from flowkit.core.traits import LogDet
 from flowkit.core.transform import Bijector
 
 Density = Literal["exact", "estimate", "lower_bound", "manifold"]
+_DENSITIES: dict[LogDet, Density] = {"exact": "exact", "estimate": "estimate", "bound": "lower_bound", "volume": "manifold"}
 
 
 @FLOWS.register("flow")
@@ -47,9 +50,12 @@ class Flow(Distribution):
     From latent to data the maps are ``bijector``, then ``Standardize`` (if ``standardize``), then a map onto
     ``support`` (if given); all are counted in ``log_prob``. An embedding net is run once per distinct context.
 
+    ``density`` says what ``log_prob`` returns: "exact", an unbiased "estimate" (stochastic log_dets), or "lower_bound" (a
+    surjection or stochastic layer whose inverse draws).
+
     Args:
         base: distribution of z.
-        bijector: latent to data; its ``forward`` generates.
+        bijector: latent to data, a bijector or a surjection; its ``forward`` generates.
         support: a domain; samples never leave it and ``log_prob`` is minus infinity outside.
         standardize: put a ``Standardize`` map last, which ``fit`` sets from the training data.
         embed: net applied to the context before the bijector and a conditional base see it.
@@ -71,7 +77,7 @@ class Flow(Distribution):
     def __init__(
         self,
         base: Distribution,
-        bijector: Bijector,
+        bijector: Bijector | Surjection,
         support: Domain | None = None,
         *,
         standardize: bool = False,
@@ -81,11 +87,12 @@ class Flow(Distribution):
         super().__init__()
         if not isinstance(base, Distribution):
             raise ConfigError(f"{self.who}: expected a flowkit distribution as base; got {type(base).__name__}. Wrap others in TorchDistribution.")
-        if not isinstance(bijector, Bijector):
-            raise ConfigError(f"{self.who}: expected a bijector; got {type(bijector).__name__}.")
+        if not isinstance(bijector, Bijector | Surjection):
+            raise ConfigError(f"{self.who}: expected a bijector or a surjection; got {type(bijector).__name__}.")
         if unify(base.event_shape, bijector.in_shape) is None:
             raise ShapeError(f"{self.who}: base has event shape {show(base.event_shape)}, bijector expects {show(bijector.in_shape)}.")
         self.base, self.bijector = base, bijector
+        self.density = _DENSITIES[bijector.traits.log_det]
         self._place(support, standardize)
         self.embed = embed
         self.context_shape = self._context_shapes(context_shape)
@@ -135,7 +142,7 @@ class Flow(Distribution):
     # -- the maps in order --------------------------------------------------------------------------------------
 
     @property
-    def maps(self) -> tuple[Bijector, ...]:
+    def maps(self) -> tuple[Bijector | Surjection, ...]:
         """The maps from latent to data, in order."""
         return tuple(step for step in (self.bijector, self.standardizer, self.support_map) if step is not None)
 
@@ -255,11 +262,15 @@ class Flow(Distribution):
     ) -> tuple[Tensor, Tensor]:
         """Samples and their log-density from one pass, differentiable in the parameters.
 
+        A lower bound is evaluated at the finished sample with draws of its own: those of the pass would bias it upwards.
+
         Returns:
             x (*shape, *Bc, *event) and log_prob (*shape, *Bc): the flow's own density at x, whatever the temperature.
         """
         z, context = self._draw_latent(shape, context, generator, temperature)
         x, log_det = self._generate(z, context, generator)
+        if self.density == "lower_bound":
+            return x, self._density(x, context, generator)
         return x, self.base.log_prob(z, self._context_for(self.base, context)) - log_det
 
     def _draw_latent(self, shape: int | tuple[int, ...], context: Context, generator: torch.Generator | None, temperature: float) -> tuple[Tensor, Context]:

@@ -25,7 +25,8 @@ class Traits:
         score: how ``push_score`` and ``pull_score`` are computed.
         stochastic: forward or inverse draws random numbers.
         volume_preserving: log_det is identically zero.
-        compiles, vmaps: ``torch.compile(fullgraph=True)`` and ``torch.func.vmap`` agree with eager.
+        compiles: ``torch.compile(fullgraph=True)`` agrees with eager, in the directions that do not iterate.
+        vmaps: ``torch.func.vmap`` agrees with eager.
         smooth: twice differentiable inside the domain (finite differences of gradients are meaningful).
         tolerance: round-trip tolerance by dtype, for maps whose inverse is iterative.
         known_failures: check name -> reason; each is a strict expected failure of the property suite.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -168,12 +168,11 @@ class Transform(nn.Module):
 
     # -- the algebra --------------------------------------------------------------------------------------------
 
-    def __rshift__(self, other: Transform) -> Chain:
+    def __rshift__(self, other: Transform) -> Transform:
         """``f >> g``: first f, then g. Chains on either side are taken apart, so ``(f >> g >> h)[0]`` is f."""
-        from flowkit.core.algebra.chain import Chain
+        from flowkit.core.algebra.operators import follow
 
-        parts: list[Any] = [step for side in (self, other) for step in (side if isinstance(side, Chain) else [side])]
-        return Chain(parts)
+        return follow(self, other)
 
     def __and__(self, other: Transform) -> Transform:
         """``f & g``: f on the first part of event axis 0, g on the rest."""
@@ -243,6 +242,15 @@ class Bijector(Transform):
             NotInvertibleError: an iterative inverse found no solution.
         """
         return self._call(x, context, generator, inverse=True)
+
+    @overload
+    def __rshift__(self, other: Bijector) -> Chain: ...
+
+    @overload
+    def __rshift__(self, other: Transform) -> Transform: ...
+
+    def __rshift__(self, other: Transform) -> Transform:
+        return super().__rshift__(other)
 
     def __invert__(self) -> Bijector:
         """``~f``: the inverse as a map of its own."""

@@ -61,7 +61,7 @@ def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high:
     for _ in range(_doublings(y.dtype)):
         too_high = (function(lower) > y) & (lower > low) & torch.isfinite(y)
         too_low = (function(upper) < y) & (upper < high) & torch.isfinite(y)
-        if not torch.compiler.is_compiling() and not bool((too_high | too_low).any()):
+        if _may_branch() and not bool((too_high | too_low).any()):
             break
         lower, upper = (
             torch.where(too_low, upper, torch.where(too_high, torch.maximum(lower - width, low), lower)),
@@ -72,9 +72,14 @@ def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high:
 
 
 def _doublings(dtype: torch.dtype) -> int:
-    """Doublings of 1 that the dtype can hold; fewer in a compiled graph, where the loop is unrolled."""
+    """Doublings of 1 that the dtype can hold; fewer where the loop cannot stop early."""
     most = math.frexp(torch.finfo(dtype).max)[1] - 1
-    return min(most, 60 if dtype == torch.float64 else 30) if torch.compiler.is_compiling() else most
+    return most if _may_branch() else min(most, 60 if dtype == torch.float64 else 30)
+
+
+def _may_branch() -> bool:
+    """Whether a loop may stop early: values cannot be looked at in a compiled graph or under vmap."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor, upper: Tensor, iterations: int) -> Tensor:
@@ -94,7 +99,7 @@ def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor
         span = (b - a).abs()
         tolerance = 2 * eps * best.abs() + torch.finfo(y.dtype).tiny
         done = done | (tolerance >= 0.5 * span) | (fx == 0)
-        if not torch.compiler.is_compiling() and bool(done.all()):
+        if _may_branch() and bool(done.all()):
             break
         t = _interpolation(a, fa, b, fb, c, fc)
         edge = (tolerance / span.clamp(min=torch.finfo(y.dtype).tiny)).clamp(max=0.5)

@@ -88,10 +88,10 @@ class Absolute(Surjection):
         self.features = features
         self.in_shape = self.out_shape = (features,)
         self._codomain = Box(0.0, math.inf, features)
-        self.traits = Traits(stochastic=True)
+        self.traits = Traits(log_det="bound", stochastic=True)
 
     def _forward(self, z: Tensor, context: Any, generator: Any) -> Pair:
-        return z.abs(), zeros_log_det(z, self.in_shape)
+        return z.abs(), zeros_log_det(z, self.in_shape) - self.features * math.log(2)
 
     def _inverse(self, x: Tensor, context: Any, generator: Any) -> Pair:
         sign = 2.0 * torch.randint(2, x.shape, generator=generator, device=x.device).to(x.dtype) - 1
@@ -102,6 +102,17 @@ class ShiftedAbsolute(Absolute):
     def _inverse(self, x: Tensor, context: Any, generator: Any) -> Pair:
         z, log_det = super()._inverse(x, context, generator)
         return z + 1e-3, log_det
+
+
+class OneSidedAbsolute(Absolute):
+    def _forward(self, z: Tensor, context: Any, generator: Any) -> Pair:
+        return z.abs(), zeros_log_det(z, self.in_shape)
+
+
+class BoastfulAbsolute(Absolute):
+    def __init__(self) -> None:
+        super().__init__()
+        self.traits = Traits(stochastic=True)
 
 
 class CarelessAbsolute(Absolute):
@@ -118,6 +129,9 @@ def test_injection() -> None:
 def test_surjection() -> None:
     assert "right_inverse" in check_surjection(Absolute()).passed
     assert "right_inverse" in failures(check_surjection, ShiftedAbsolute())
+    assert "right_inverse" in failures(check_surjection, OneSidedAbsolute())
+    assert "declared_draws" in failures(check_surjection, BoastfulAbsolute())
+    assert "left_inverse" in check_surjection(~Absolute()).passed
     assert "generator_used" in failures(check_surjection, CarelessAbsolute())
 
 

@@ -1,10 +1,33 @@
-"""Powers of a bijector."""
+"""Composition and powers: what the operators of maps build."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.shapes import show
-from flowkit.core.transform import Bijector
+from flowkit.core.transform import Bijector, Transform
+
+
+def compose(transforms: Sequence[Transform], memory: Any = "store") -> Transform:
+    """``f >> g >> ...``: a ``Chain`` of bijectors, or a ``SurjectiveChain`` where one of them is a surjection."""
+    from flowkit.core.algebra.chain import Chain
+    from flowkit.core.algebra.surjective_chain import SurjectiveChain
+    from flowkit.core.surjection import Surjection
+
+    if any(isinstance(step, Surjection) for step in transforms):
+        return SurjectiveChain(transforms)
+    return Chain(transforms, memory=memory)  # type: ignore[arg-type]
+
+
+def follow(first: Transform, second: Transform) -> Transform:
+    """``first >> second`` with compositions on either side taken apart; recomputing activations is kept if either does it."""
+    from flowkit.core.algebra._sequence import TransformSequence
+
+    sides = [side for side in (first, second) if isinstance(side, TransformSequence)]
+    parts = [step for side in (first, second) for step in (side if isinstance(side, TransformSequence) else [side])]
+    return compose(parts, "invert" if any(side.memory == "invert" for side in sides) else "store")
 
 
 def power(bijector: Bijector, n: int) -> Bijector:

@@ -20,7 +20,8 @@ def simplify(transform: Transform) -> Transform:
     parts = _merged(_flat(transform))
     if not parts:
         return Identity(transform.in_shape)
-    return parts[0] if len(parts) == 1 else Chain(parts)
+    inverting = any(isinstance(module, Chain) and module.memory == "invert" for module in transform.modules())
+    return parts[0] if len(parts) == 1 else Chain(parts, memory="invert" if inverting else "store")
 
 
 def _flat(transform: Bijector) -> list[Bijector]:
