@@ -7,6 +7,7 @@ from flowkit import bijectors, data, distributions, evaluation, flows, injection
 from flowkit.core.checks import checks
 from flowkit.core.flow import Flow
 from flowkit.core.version import __version__
+from flowkit.evaluation import diagnose
 from flowkit.training import FitResult, fit, load, save
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "bijectors",
     "checks",
     "data",
+    "diagnose",
     "distributions",
     "evaluation",
     "fit",

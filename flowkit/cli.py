@@ -1,4 +1,4 @@
-"""The command line: ``flowkit fit | sample | evaluate | report | list``."""
+"""The command line: ``flowkit fit | sample | evaluate | diagnose | report | list``."""
 
 from __future__ import annotations
 
@@ -121,6 +121,17 @@ def _evaluate(options: Any, changes: Changes) -> int:
     return DONE
 
 
+def _diagnose(options: Any, changes: Changes) -> int:
+    from flowkit.experiment.evaluate import diagnose_run
+    from flowkit.experiment.record import finite, read_run
+
+    diagnosis = diagnose_run(read_run(options.run, device=options.device), options.data, events=options.n)
+    sys.stdout.write(json.dumps(finite(diagnosis.as_dict()), allow_nan=False) + "\n")
+    sys.stdout.flush()
+    sys.stderr.write(f"{diagnosis}\n")
+    return DONE
+
+
 def _report(options: Any, changes: Changes) -> int:
     from flowkit.experiment.report import write_report
 
@@ -135,7 +146,14 @@ def _list(options: Any, changes: Changes) -> int:
     return DONE
 
 
-_COMMANDS: dict[str, Callable[[Any, Changes], int]] = {"fit": _fit, "sample": _sample, "evaluate": _evaluate, "report": _report, "list": _list}
+_COMMANDS: dict[str, Callable[[Any, Changes], int]] = {
+    "fit": _fit,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "diagnose": _diagnose,
+    "report": _report,
+    "list": _list,
+}
 
 
 # -- words ------------------------------------------------------------------------------------------------------
@@ -155,6 +173,7 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         ("fit", "train a flow from a config", _fit_flags),
         ("sample", "stream samples with their log-density into a file", _sample_flags),
         ("evaluate", "metrics as one JSON line, and a table on standard error", _evaluate_flags),
+        ("diagnose", "per-layer invertibility error, conditioning, saturation and use of bins, as one JSON line and a table", _diagnose_flags),
         ("report", "write one self-contained HTML page", _report_flags),
         ("list", "every registered name with one line and its paper", _list_flags),
     ):
@@ -189,6 +208,11 @@ def _sample_flags(parser: ArgumentParser) -> None:
 def _evaluate_flags(parser: ArgumentParser) -> None:
     _run_flag(parser)
     parser.add_argument("--data", type=str | None, metavar="FILE", help=".csv, .npy, .npz or .parquet in the data's own units; default the test split")
+
+
+def _diagnose_flags(parser: ArgumentParser) -> None:
+    _evaluate_flags(parser)
+    parser.add_argument("-n", type=int, default=1000, help="most events to examine")
 
 
 def _report_flags(parser: ArgumentParser) -> None:

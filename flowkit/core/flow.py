@@ -262,15 +262,14 @@ class Flow(Distribution):
     ) -> tuple[Tensor, Tensor]:
         """Samples and their log-density from one pass, differentiable in the parameters.
 
-        A lower bound is evaluated at the finished sample with draws of its own: those of the pass would bias it upwards.
+        Where ``density`` is "lower_bound", log_prob is that of the path drawn: the reciprocal of its exp is unbiased for 1 / p(x), so
+        importance weights are unbiased and a reverse KL from it bounds the true one from above. ``log_prob(x)`` bounds from below.
 
         Returns:
             x (*shape, *Bc, *event) and log_prob (*shape, *Bc): the flow's own density at x, whatever the temperature.
         """
         z, context = self._draw_latent(shape, context, generator, temperature)
         x, log_det = self._generate(z, context, generator)
-        if self.density == "lower_bound":
-            return x, self._density(x, context, generator)
         return x, self.base.log_prob(z, self._context_for(self.base, context)) - log_det
 
     def _draw_latent(self, shape: int | tuple[int, ...], context: Context, generator: torch.Generator | None, temperature: float) -> tuple[Tensor, Context]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -50,8 +51,21 @@ class Univariate(nn.Module):
         return torch.zeros(self.parameter_count)
 
     def intervals(self, features: int) -> tuple[Tensor, Tensor]:
-        """Ends of the interval of each of ``features`` coordinates: (features,), (features,)."""
-        return torch.full((features,), self.low), torch.full((features,), self.high)
+        """Ends of the interval of each of ``features`` coordinates: (features,), (features,); finite ones in float64."""
+        # infinities are exact in any precision, and not every device has float64
+        dtype = torch.float64 if math.isfinite(self.low) or math.isfinite(self.high) else None
+        return torch.full((features,), self.low, dtype=dtype), torch.full((features,), self.high, dtype=dtype)
+
+    def saturated(self, params: Tensor) -> Tensor | None:
+        """Where parameters have come so near a limit of theirs that their gradient fades: (*S, parameter_count) -> (*S) bool.
+
+        None for a map whose parameters have no limits. ``diagnose`` counts these.
+        """
+        return None
+
+    def bins_of(self, z: Tensor, params: Tensor) -> Tensor | None:
+        """For a map made of pieces: the piece each value falls in, from 0, and -1 for none (a tail): (*S) int64. Else None."""
+        return None
 
     def select(self, index: Sequence[int]) -> Univariate:
         """The same map for some coordinates only; differs from ``self`` where options are given per coordinate."""

@@ -2,6 +2,7 @@
 
 from flowkit.evaluation.calibration import Coverage, LatentNormality, coverage, latent_normality
 from flowkit.evaluation.classifier import c2st
+from flowkit.evaluation.diagnose import Diagnosis, LayerDiagnosis, diagnose
 from flowkit.evaluation.estimate import Estimate
 from flowkit.evaluation.likelihood import bits_per_dim, nll
 from flowkit.evaluation.transport import sliced_wasserstein, wasserstein
@@ -10,11 +11,14 @@ from flowkit.evaluation.weights import ess
 
 __all__ = [
     "Coverage",
+    "Diagnosis",
     "Estimate",
     "LatentNormality",
+    "LayerDiagnosis",
     "bits_per_dim",
     "c2st",
     "coverage",
+    "diagnose",
     "energy_distance",
     "ess",
     "latent_normality",

@@ -13,10 +13,10 @@ from torch import Tensor
 from flowkit.core.errors import ConfigError, DataError, FlowkitError, NotInvertibleError
 from flowkit.core.flow import Flow
 from flowkit.data import Split, read_table
-from flowkit.evaluation import Coverage, LatentNormality, bits_per_dim, coverage, ess, latent_normality
+from flowkit.evaluation import Coverage, Diagnosis, LatentNormality, bits_per_dim, coverage, diagnose, ess, latent_normality
 from flowkit.experiment.baseline import gaussian_mixture
 from flowkit.experiment.config import Evaluation
-from flowkit.experiment.pieces import make_pieces
+from flowkit.experiment.pieces import Pieces, make_pieces
 from flowkit.experiment.record import CONFIG, Run, Units
 
 MOST_CHECKED = 2000  # events in the checks of calibration
@@ -70,13 +70,34 @@ def evaluate_run(run: Run, path: str | Path | None = None) -> dict[str, Any]:
     seed = 0 if config is None else config.seed
     if path is not None:
         return {"data": str(path), **measure(run.flow, rows_from_file(run, path), run.units, options, seed=seed)}
-    if config is None:
-        raise ConfigError(f"{run.folder}: holds a saved flow but no run, so its test rows are not known. Give rows with --data FILE.")
-    pieces = make_pieces(config, str(run.folder / CONFIG))
+    pieces = _pieces(run)
     if pieces.data is None:
         return measure_target(run.flow, pieces.target, options, seed=seed)
     split, rows = pieces.held_out
     return {"split": split, **measure(run.flow, rows, run.units, options, train=pieces.rows("train"), seed=seed)}
+
+
+def diagnose_run(run: Run, path: str | Path | None = None, *, events: int = 1000) -> Diagnosis:
+    """What the layers of a run's flow do to the rows of a file, or to its own held-out rows; to samples where it has no data.
+
+    Raises:
+        DataError: the rows cannot be used. ConfigError: neither a file nor a data set of the run is there.
+    """
+    seed = 0 if run.config is None else run.config.seed
+    generator = generator_for(run.flow, seed)
+    if path is not None:
+        rows = rows_from_file(run, path)
+    else:
+        pieces = _pieces(run)
+        rows = Split(run.flow.sample((events,), generator=generator)) if pieces.data is None else pieces.held_out[1]
+    rows = beside(run.flow, rows)
+    return diagnose(run.flow, rows.x[:events], None if rows.context is None else rows.context[:events], generator=generator)
+
+
+def _pieces(run: Run) -> Pieces:
+    if run.config is None:
+        raise ConfigError(f"{run.folder}: holds a saved flow but no run, so its test rows are not known. Give rows with --data FILE.")
+    return make_pieces(run.config, str(run.folder / CONFIG))
 
 
 def measure_target(flow: Any, target: Any, options: Evaluation, *, seed: int = 0) -> dict[str, Any]:
