@@ -25,7 +25,7 @@ import torch
 from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
 from torch import Tensor
 
-from flowkit.kernels.rational_quadratic import _knots
+from flowkit.kernels.bins import knots as axis
 from flowkit.univariates import RationalQuadraticSpline
 
 Map = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -66,7 +66,7 @@ def pairs(count: int, seed: int = 0, bins: int = BINS, bound: float = BOUND) -> 
 
 def _inputs(raw: Tensor, bound: float, generator: torch.Generator) -> Tensor:
     count = len(raw)
-    knots = _knots(raw, -bound, bound, 1e-3)[1]
+    knots = axis(raw, -bound, bound, 1e-3).left
     knots = torch.cat([knots, torch.full((count, 1), bound)], dim=-1)
     value = knots.gather(-1, torch.randint(knots.shape[-1], (count, 1), generator=generator)).squeeze(-1)
     kind = torch.randint(3, (count,), generator=generator)

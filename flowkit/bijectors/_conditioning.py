@@ -52,7 +52,7 @@ def univariate_domain(univariate: Univariate, index: list[int], features: int) -
     low, high = univariate.intervals(len(index))
     if bool(torch.isinf(low).all() and torch.isinf(high).all()):
         return None
-    whole_low, whole_high = torch.full((features,), -torch.inf), torch.full((features,), torch.inf)
+    whole_low, whole_high = torch.full((features,), -torch.inf, dtype=low.dtype), torch.full((features,), torch.inf, dtype=high.dtype)
     whole_low[index], whole_high[index] = low, high
     return Box(whole_low, whole_high)
 

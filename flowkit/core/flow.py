@@ -50,8 +50,7 @@ class Flow(Distribution):
     From latent to data the maps are ``bijector``, then ``Standardize`` (if ``standardize``), then a map onto
     ``support`` (if given); all are counted in ``log_prob``. An embedding net is run once per distinct context.
 
-    ``density`` says what ``log_prob`` returns: "exact", an unbiased "estimate" (stochastic log_dets), or "lower_bound" (a
-    surjection or stochastic layer whose inverse draws).
+    ``density`` says what ``log_prob`` is: "exact", an unbiased "estimate", or a "lower_bound" (a part draws in its inverse).
 
     Args:
         base: distribution of z.
@@ -262,8 +261,7 @@ class Flow(Distribution):
     ) -> tuple[Tensor, Tensor]:
         """Samples and their log-density from one pass, differentiable in the parameters.
 
-        Where ``density`` is "lower_bound", log_prob is that of the path drawn: the reciprocal of its exp is unbiased for 1 / p(x), so
-        importance weights are unbiased and a reverse KL from it bounds the true one from above. ``log_prob(x)`` bounds from below.
+        For a "lower_bound" log_prob is that of the path drawn: unbiased in importance weights, and an upper bound in a reverse KL.
 
         Returns:
             x (*shape, *Bc, *event) and log_prob (*shape, *Bc): the flow's own density at x, whatever the temperature.

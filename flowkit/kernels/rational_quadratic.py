@@ -19,27 +19,15 @@ Reference: Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032, equation
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-MIN_WIDTH = 1e-3
-MIN_HEIGHT = 1e-3
+from flowkit.kernels.bins import MIN_HEIGHT, MIN_WIDTH, Bin, bin_of, knots, pick
+
 MIN_SLOPE = 1e-3
 UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))  # raw parameter at which a slope is exactly 1
-
-
-class Bin(NamedTuple):
-    """One bin for every element: left ends, sizes and end slopes, all of the element's shape."""
-
-    x: Tensor
-    width: Tensor
-    y: Tensor
-    height: Tensor
-    slope: Tensor
-    next_slope: Tensor
 
 
 def spline(x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -51,61 +39,47 @@ def spline(x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, low: floa
     Returns:
         y (*S) in [low, high] and log dy/dx (*S).
     """
-    b = _select(x, widths, heights, slopes, low, high, by_height=False)
+    b, first, last = steep_bin(x, widths, heights, slopes, low, high, by_height=False)
     t = ((x - b.x) / b.width).clamp(0.0, 1.0)
-    y, log_slope = _evaluate(t, b)
+    y, log_slope = _evaluate(t, b, first, last)
     return y.clamp(low, high), log_slope
 
 
 def inverse_spline(y: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     """The inverse of ``spline`` at y in [low, high]: x (*S) and log dx/dy (*S)."""
-    b = _select(y, widths, heights, slopes, low, high, by_height=True)
+    b, first, last = steep_bin(y, widths, heights, slopes, low, high, by_height=True)
     s = b.height / b.width
     r = ((y - b.y) / b.height).clamp(0.0, 1.0)
+    t = root(r, s, first, last)
+    _, log_slope = _evaluate(t, b, first, last)
+    return (b.x + t * b.width).clamp(low, high), -log_slope
+
+
+def root(r: Tensor, s: Tensor | float, first: Tensor, last: Tensor) -> Tensor:
+    """Where in a bin of mean slope s and end slopes ``first``, ``last`` the share r of the height is reached: t in [0, 1]."""
     rest = 1 - r
-    middle = rest * b.slope - r * b.next_slope
+    middle = rest * first - r * last
     rising = middle >= 0
     # where, not abs(), whose derivative at 0 is 0
     far = torch.sqrt(middle * middle + 4 * s * s * r * rest) + torch.where(rising, middle, -middle)
     t_part, u_part = torch.where(rising, 2 * s * r, far), torch.where(rising, far, 2 * s * rest)
-    t = t_part / (t_part + u_part)
-    _, log_slope = _evaluate(t, b)
-    return (b.x + t * b.width).clamp(low, high), -log_slope
+    return t_part / (t_part + u_part)
 
 
-def _evaluate(t: Tensor, b: Bin) -> tuple[Tensor, Tensor]:
+def steep_bin(value: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, low: float, high: float, *, by_height: bool) -> tuple[Bin, Tensor, Tensor]:
+    """The bin each value falls in, and the slopes at its two ends."""
+    b = bin_of(value, knots(widths, low, high, MIN_WIDTH), knots(heights, low, high, MIN_HEIGHT), by_height=by_height)
+    first = MIN_SLOPE + functional.softplus(pick(slopes, b.number))
+    last = MIN_SLOPE + functional.softplus(pick(slopes, b.number + 1))
+    return b, first, last
+
+
+def _evaluate(t: Tensor, b: Bin, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     s = b.height / b.width
     u = 1 - t
     q = t * u
-    denominator = s + (b.slope + b.next_slope - 2 * s) * q
-    y = b.y + b.height * ((s * t * t + b.slope * q) / denominator)
-    numerator = b.next_slope * t * t + 2 * s * q + b.slope * u * u
+    denominator = s + (first + last - 2 * s) * q
+    y = b.y + b.height * ((s * t * t + first * q) / denominator)
+    numerator = last * t * t + 2 * s * q + first * u * u
     ratio = s / denominator
     return y, torch.log(ratio * ratio * numerator)
-
-
-def _select(value: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, low: float, high: float, *, by_height: bool) -> Bin:
-    """The bin each value falls in, with the quantities of that bin."""
-    sizes, other = (heights, widths) if by_height else (widths, heights)
-    floors = (MIN_HEIGHT, MIN_WIDTH) if by_height else (MIN_WIDTH, MIN_HEIGHT)
-    size, knots = _knots(sizes, low, high, floors[0])
-    other_size, other_knots = _knots(other, low, high, floors[1])
-    index = (value.unsqueeze(-1) >= knots[..., 1:]).sum(-1, keepdim=True)
-
-    def pick(table: Tensor) -> Tensor:
-        return table.gather(-1, index).squeeze(-1)
-
-    slope = MIN_SLOPE + functional.softplus(slopes.gather(-1, index).squeeze(-1))
-    next_slope = MIN_SLOPE + functional.softplus(slopes.gather(-1, index + 1).squeeze(-1))
-    left, wide, bottom, tall = pick(knots), pick(size), pick(other_knots), pick(other_size)
-    if by_height:
-        left, wide, bottom, tall = bottom, tall, left, wide
-    return Bin(left, wide, bottom, tall, slope, next_slope)
-
-
-def _knots(raw: Tensor, low: float, high: float, floor: float) -> tuple[Tensor, Tensor]:
-    """Bin sizes (*S, K) and left ends (*S, K) from raw parameters; sizes sum to high - low."""
-    count = raw.shape[-1]
-    size = (high - low) * (floor + (1 - floor * count) * torch.softmax(raw, dim=-1))
-    left = low + functional.pad(size[..., :-1].cumsum(-1), (1, 0))
-    return size, left

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from flowkit.bijectors._learned import Learned
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import SURJECTIONS
@@ -28,33 +27,41 @@ class Absolute(Surjection):
 
     Args:
         shape: event shape.
-        context_features: size of the context's last axis, which may change the probabilities.
-        hidden: widths of the net from the context.
+        context_features: size of the context's last axis; a linear map of it, zero at the start, is added to the logits.
 
     Reference: Nielsen et al. (2020), SurVAE Flows, arXiv:2007.02731, section 3.1.
     """
 
-    def __init__(self, shape: int | Sequence[int], *, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
+    def __init__(self, shape: int | Sequence[int], *, context_features: int = 0) -> None:
         super().__init__()
-        self.shape, self.context_features, self.hidden = shape, context_features, tuple(hidden)
+        self.shape, self.context_features = shape, context_features
         self.in_shape = self.out_shape = as_shape(shape, "Absolute")
         if None in self.in_shape:
             raise ConfigError(f"Absolute: expected a shape of known sizes; got {shape!r}.")
-        self.context_shape = (context_features,) if context_features else None
         sizes = tuple(int(size) for size in self.in_shape if size is not None)
-        self.parameters_of = Learned({"logit": torch.zeros(sizes)}, context_features, self.hidden)
+        self.logit = nn.Parameter(torch.zeros(sizes))
+        self.net: nn.Linear | None = None
+        if context_features:
+            self.context_shape = (context_features,)
+            self.net = nn.Linear(context_features, self.logit.numel(), bias=False)
+            nn.init.zeros_(self.net.weight)
         self._codomain = Box(torch.zeros(sizes), torch.full(sizes, math.inf))
         self.traits = Traits(log_det="bound", stochastic=True, jacobian="diagonal")
 
-    def _log_probability(self, positive: Tensor, context: Any) -> Tensor:
-        logit = self.parameters_of(context)["logit"].to(positive)
-        return sum_event(functional.logsigmoid(torch.where(positive > 0, logit, -logit)), len(self.in_shape))
+    def _logits(self, context: Any, like: Tensor) -> Tensor:
+        if self.net is None:
+            return self.logit.to(like)
+        moved = self.net(context)
+        return (self.logit + moved.reshape(*moved.shape[:-1], *self.logit.shape)).to(like)
+
+    def _log_probability(self, sign: Tensor, context: Any) -> Tensor:
+        return sum_event(functional.logsigmoid(sign * self._logits(context, sign)), len(self.in_shape))
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return z.abs(), self._log_probability(torch.where(z < 0, -1.0, 1.0).to(z), context)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        chance = self.parameters_of(context)["logit"].to(x).sigmoid().expand_as(x)
+        chance = self._logits(context, x).sigmoid().expand_as(x)
         uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         sign = torch.where(uniform < chance, 1.0, -1.0).to(x)
         return x * sign, -self._log_probability(sign, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,16 +12,28 @@ from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
+from flowkit.univariates._scale_maps import OFFSETS, SCALE_MAPS, start_raw
+
+Scale = Literal["tanh", "exp", "softplus", "sigmoid", "sigmoid_inverse"]
 
 
 @UNIVARIATES.register("affine")
 class Affine(Univariate):
-    """x = z exp(a) + t with the log-scale a = bound * tanh(raw / bound); parameters (t, raw).
+    """x = s z + t; parameters (t, raw), the scale s > 0 by one of
 
-    Zero parameters are the identity, and scales stay within exp(+-bound), so neither direction overflows.
+    - ``tanh`` (default): s = exp(bound tanh(raw / bound)), within exp(+-bound), so neither direction overflows;
+    - ``exp``: s = exp(raw), without limits;
+    - ``softplus``: s = softplus(raw + offset) + floor;
+    - ``sigmoid``: s = sigmoid(raw + offset) + floor, below 1 + floor: with the defaults what nflows calls its default;
+    - ``sigmoid_inverse``: s = 1 / (sigmoid(raw + offset) + floor), above 1 / (1 + floor).
+
+    It starts at the identity; the two sigmoids, which only tend to it, at s = 0.97 + floor (a floor of at most 0.03) and its inverse.
 
     Args:
-        bound: largest |log-scale|.
+        bound: largest |log-scale| of ``tanh``.
+        scale: the scale map.
+        offset: added to raw; default 2 for the sigmoids and, for ``softplus``, what makes s = 1 at raw = 0.
+        floor: smallest scale, in [0, 1); default 1e-3. Like ``offset`` for ``softplus`` and the sigmoids only.
 
     Reference: Dinh et al. (2017), Real NVP, arXiv:1605.08803, equation 7.
     """
@@ -28,15 +41,23 @@ class Affine(Univariate):
     parameter_count = 2
     traits = Traits(jacobian="diagonal")
 
-    def __init__(self, bound: float = 5.0) -> None:
+    def __init__(self, bound: float = 5.0, *, scale: Scale = "tanh", offset: float | None = None, floor: float | None = None) -> None:
         super().__init__()
         if not bound > 0:
             raise ConfigError(f"Affine: expected bound > 0; got {bound}.")
-        self.bound = bound
+        if scale not in SCALE_MAPS:
+            raise ConfigError(f"Affine: expected scale to be one of {sorted(SCALE_MAPS)}; got {scale!r}.")
+        if scale not in OFFSETS and (offset is not None or floor is not None):
+            raise ConfigError(f"Affine: offset and floor go with softplus and the sigmoids; got scale={scale!r}. Drop them.")
+        if floor is not None and not 0 <= floor < 1:
+            raise ConfigError(f"Affine: expected 0 <= floor < 1; got {floor}.")
+        self.bound, self.scale, self.offset, self.floor = bound, scale, offset, floor
+        self._offset = OFFSETS.get(scale, 0.0) if offset is None else float(offset)
+        self._floor = 1e-3 if floor is None else float(floor)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = params.unbind(-1)
-        return shift, self.bound * torch.tanh(raw / self.bound)
+        return shift, SCALE_MAPS[self.scale](raw, self.bound, self._offset, self._floor)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._split(params)
@@ -46,6 +67,19 @@ class Affine(Univariate):
         shift, log_scale = self._split(params)
         return (x - shift) * torch.exp(-log_scale), -log_scale
 
+    def saturated(self, params: Tensor) -> Tensor | None:
+        raw = params[..., 1]
+        if self.scale == "tanh":
+            return raw.abs() > 2 * self.bound
+        return (raw + self._offset).abs() > 4 if self.scale.startswith("sigmoid") else None
+
+    def initial_parameters(self) -> Tensor:
+        return torch.tensor([0.0, start_raw(self.scale, self._offset, self._floor)])
+
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Affine]]:
         yield "default", cls()
+        yield "sigmoid", cls(scale="sigmoid")
+        yield "softplus", cls(scale="softplus", floor=1e-2)
+        yield "sigmoid_inverse", cls(scale="sigmoid_inverse", floor=0.0)
+        yield "exp", cls(scale="exp")
