@@ -38,4 +38,4 @@ class Learned(nn.Module):
         first = next(iter(self.values.values()))
         shifts = self.net(context.new_zeros((*context.shape[:-1], 0)), context).to(first.dtype)
         parts = shifts.split([torch.Size(shape).numel() for shape in self.shapes.values()], dim=-1)
-        return {name: self.values[name] + part.reshape(*part.shape[:-1], *self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
+        return {name: self.values[name] + part.reshape((*part.shape[:-1], *self.shapes[name])) for name, part in zip(self.shapes, parts, strict=True)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flowkit.bijectors._context_shift import ContextShift
+from flowkit.bijectors._matrices import paired_directions, reflect
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, zeros_log_det
 from flowkit.core.traits import Traits
@@ -24,36 +26,41 @@ class Householder(Bijector):
     Args:
         features: D.
         reflections: m.
+        context_features: size of the context's last axis, 0 for none; the directions are then shifted by a net of it.
+        hidden: widths of the net's hidden layers.
 
     Reference: Tomczak and Welling (2016), Householder flow, arXiv:1611.09630, equations 9 to 11.
     """
 
     traits = Traits(jacobian="constant", volume_preserving=True)
 
-    def __init__(self, features: int, reflections: int = 2) -> None:
+    def __init__(self, features: int, reflections: int = 2, *, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
         super().__init__()
         self.features, self.reflections = positive(features, "Householder", "features"), positive(reflections, "Householder", "reflections")
+        self.context_features, self.hidden = context_features, tuple(hidden)
         self.in_shape = self.out_shape = (features,)
-        self.directions = nn.Parameter(torch.randn((reflections + 1) // 2, features).repeat_interleave(2, dim=0)[:reflections].clone())
+        self.directions = nn.Parameter(paired_directions(reflections, features))
+        self.net: ContextShift | None = None
+        if context_features:
+            self.context_shape = (context_features,)
+            self.net = ContextShift({"directions": (reflections, features)}, context_features, self.hidden)
 
-    def _reflect(self, value: Tensor, directions: Tensor) -> Tensor:
-        for v in directions.unbind(0):
-            value = value - 2 * (value * v).sum(-1, keepdim=True) * (v / v.square().sum())
-        return value
+    def _directions_at(self, context: Any) -> Tensor:
+        return self.directions if self.net is None else self.directions + self.net(context)["directions"].to(self.directions.dtype)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        return self._reflect(z, self.directions), zeros_log_det(z, self.in_shape)
+        return reflect(z, self._directions_at(context)), zeros_log_det(z, self.in_shape)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        return self._reflect(x, self.directions.flip(0)), zeros_log_det(x, self.in_shape)
+        return reflect(x, self._directions_at(context).flip(-2)), zeros_log_det(x, self.in_shape)
 
     def merge(self, following: Transform) -> Transform | None:
-        if not isinstance(following, Householder) or following.in_shape != self.in_shape:
+        if not isinstance(following, Householder) or following.in_shape != self.in_shape or self.net is not None or following.net is not None:
             return None
         return self._copy(torch.cat([self.directions, following.directions]))
 
-    def inverted(self) -> Householder:
-        return self._copy(self.directions.flip(0))
+    def inverted(self) -> Householder | None:
+        return None if self.net is not None else self._copy(self.directions.flip(0))
 
     @torch.no_grad()
     def _copy(self, directions: Tensor) -> Householder:
@@ -65,3 +72,4 @@ class Householder(Bijector):
     def examples(cls) -> Iterator[tuple[str, Householder]]:
         yield "pair", cls(3, 2)
         yield "three", cls(4, 3)
+        yield "conditional", cls(3, 2, context_features=2)

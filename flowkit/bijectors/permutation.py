@@ -46,14 +46,14 @@ class Permutation(Bijector):
         self.register_buffer("scatter", gather.argsort(), persistent=False)
 
     @classmethod
-    def reverse(cls, features: int) -> Permutation:
+    def reverse(cls, features: int, *, rank: int = 1) -> Permutation:
         """The order turned around."""
-        return cls(tuple(reversed(range(features))))
+        return cls(tuple(reversed(range(features))), rank=rank)
 
     @classmethod
-    def random(cls, features: int, *, seed: int = 0) -> Permutation:
-        """A random order, the same for the same seed."""
-        return cls(torch.randperm(features, generator=torch.Generator().manual_seed(seed)))
+    def random(cls, features: int, *, seed: int = 0, rank: int = 1) -> Permutation:
+        """A random order, the same for the same seed (what FrEIA's PermuteRandom does); torch's global generator is not touched."""
+        return cls(torch.randperm(features, generator=torch.Generator().manual_seed(seed)), rank=rank)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return z.index_select(-self.rank, self.gather), zeros_log_det(z, self.in_shape)

@@ -1,0 +1,104 @@
+"""What maps x = W z + shift share, whatever form W is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.bijectors._learned import Learned
+from flowkit.bijectors._matrices import identity_like
+from flowkit.core.errors import ConfigError
+from flowkit.core.shapes import as_shape, constant_log_det
+from flowkit.core.traits import Traits
+from flowkit.core.transform import Bijector
+from flowkit.numerics.precision import full_precision
+
+Parts = Mapping[str, Tensor]
+
+
+class LinearMap(Bijector):
+    """x = W z + shift. A subclass writes the products ``_times`` and ``_solve``; here are the shift, the context and the precision.
+
+    With a context every part is its learned value plus a net of the context that starts at zero: W and shift then differ by row.
+
+    Args:
+        event: event shape, all sizes known.
+        start: name -> value of W's parameters that training starts from.
+        bias: whether a shift is learned.
+        context_features: size of the context's last axis, 0 for none.
+        hidden: widths of the net's hidden layers.
+    """
+
+    traits = Traits(jacobian="constant")
+    bias: bool
+    context_features: int
+    hidden: tuple[int, ...]
+
+    def __init__(self, event: int | Sequence[int], start: Parts, *, bias: bool, context_features: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.bias, self.context_features, self.hidden = bias, context_features, tuple(hidden)
+        self.in_shape = self.out_shape = as_shape(event, self.who)
+        names = dict(start)
+        if bias:
+            names["shift"] = torch.zeros(tuple(int(size) for size in self.in_shape if size is not None))
+        if context_features:
+            self.context_shape = (context_features,)
+            if not any(value.numel() for value in names.values()):
+                raise ConfigError(f"{self.who}: has no parameters for features=1, so a context can change nothing. Drop context_features, or use Identity.")
+        self.learned = Learned(names, context_features, self.hidden)
+
+    def _times(self, parts: Parts, value: Tensor) -> tuple[Tensor, Tensor]:
+        """W value and log|det W|, of shape () or the batch shape; parts and value in float32 at least."""
+        raise NotImplementedError
+
+    def _solve(self, parts: Parts, value: Tensor) -> tuple[Tensor, Tensor]:
+        """W^-1 value and log|det W|."""
+        raise NotImplementedError
+
+    def _parts(self, context: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The parameters at a context, in the arithmetic's dtype: triangular solves do not exist in half precision."""
+        exact = torch.promote_types(dtype, torch.float32)
+        return {name: part.to(exact) for name, part in self.learned(context).items()}
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        parts = self._parts(context, z.dtype)  # outside: the net of the context may run in lower precision
+        with full_precision(z):
+            x, total = self._times(parts, z.to(torch.promote_types(z.dtype, torch.float32)))
+            x = x + parts["shift"] if self.bias else x
+        return x.to(z.dtype), constant_log_det(total, z, self.in_shape)
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        parts = self._parts(context, x.dtype)
+        with full_precision(x):
+            centred = x.to(torch.promote_types(x.dtype, torch.float32))
+            z, total = self._solve(parts, centred - parts["shift"] if self.bias else centred)
+        return z.to(x.dtype), constant_log_det(-total, x, self.in_shape)
+
+    def matrix(self, context: Tensor | None = None) -> Tensor:
+        """The matrix W on flattened events: (n, n), or (*B, n, n) with a context (*B, context_features)."""
+        first = next(iter(self.learned.values.values()))
+        event = tuple(int(size) for size in self.in_shape if size is not None)
+        parts = self._parts(None if context is None else context.unsqueeze(-2), first.dtype)  # one set of parts for all columns of W
+        columns = identity_like(first, prod(event)).to(torch.promote_types(first.dtype, torch.float32))
+        with full_precision(columns):
+            images = self._times(parts, columns.reshape(-1, *event))[0]
+        return images.flatten(-len(event)).mT.to(first.dtype)
+
+    def _shift(self) -> Tensor:
+        """The shift of an unconditional map, zeros if it has none."""
+        if self.bias:
+            return self.learned.values["shift"]
+        first = next(iter(self.learned.values.values()))
+        return first.new_zeros(tuple(int(size) for size in self.in_shape if size is not None))
+
+    @torch.no_grad()
+    def _filled(self, **values: Tensor) -> Any:
+        """This freshly built map with those parameters, on their device and of their dtype."""
+        self.to(next(iter(values.values())))
+        for name, parameter in self.learned.values.items():
+            parameter.copy_(values[name])
+        return self
