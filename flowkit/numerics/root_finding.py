@@ -58,10 +58,10 @@ def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high:
     largest = torch.finfo(y.dtype).max
     low, high = low.clamp(min=-largest), high.clamp(max=largest)
     width = y.abs().clamp(min=1)
-    for _ in range(_doublings(y.dtype)):
+    for _ in range(_doublings(y)):
         too_high = (function(lower) > y) & (lower > low) & torch.isfinite(y)
         too_low = (function(upper) < y) & (upper < high) & torch.isfinite(y)
-        if _may_branch() and not bool((too_high | too_low).any()):
+        if _may_branch(y) and not bool((too_high | too_low).any()):
             break
         lower, upper = (
             torch.where(too_low, upper, torch.where(too_high, torch.maximum(lower - width, low), lower)),
@@ -71,15 +71,15 @@ def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high:
     return lower, upper
 
 
-def _doublings(dtype: torch.dtype) -> int:
+def _doublings(y: Tensor) -> int:
     """Doublings of 1 that the dtype can hold; fewer where the loop cannot stop early."""
-    most = math.frexp(torch.finfo(dtype).max)[1] - 1
-    return most if _may_branch() else min(most, 60 if dtype == torch.float64 else 30)
+    most = math.frexp(torch.finfo(y.dtype).max)[1] - 1
+    return most if _may_branch(y) else min(most, 60 if y.dtype == torch.float64 else 30)
 
 
-def _may_branch() -> bool:
-    """Whether a loop may stop early: values cannot be looked at in a compiled graph or under vmap."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+def _may_branch(value: Tensor) -> bool:
+    """Whether a loop may stop early: values cannot be looked at in a compiled graph or under vmap, and meta tensors have none."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or value.is_meta)
 
 
 def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor, upper: Tensor, iterations: int) -> Tensor:
@@ -99,7 +99,7 @@ def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor
         span = (b - a).abs()
         tolerance = 2 * eps * best.abs() + torch.finfo(y.dtype).tiny
         done = done | (tolerance >= 0.5 * span) | (fx == 0)
-        if _may_branch() and bool(done.all()):
+        if _may_branch(y) and bool(done.all()):
             break
         t = _interpolation(a, fa, b, fb, c, fc)
         edge = (tolerance / span.clamp(min=torch.finfo(y.dtype).tiny)).clamp(max=0.5)
