@@ -176,4 +176,4 @@ def broadcast_batch(value: Tensor, event: Shape, context: Context, expected: Con
 
 def mask_event(mask: Tensor, rank: int) -> Tensor:
     """Append ``rank`` axes of size one so that a batch mask broadcasts over events."""
-    return mask.reshape(*mask.shape, *([1] * rank))
+    return mask.reshape((*mask.shape, *([1] * rank)))

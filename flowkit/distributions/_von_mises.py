@@ -59,7 +59,7 @@ def slope(angle: Tensor, k: Tensor) -> Tensor:
 
 def _nodes(angle: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gauss-Legendre nodes and weights (*B, 128) on the tail below -|angle|, and -|angle|."""
-    below = -angle.abs()
+    below = torch.where(angle < 0, angle, -angle)  # not -|angle|, which has no gradient at zero
     first = torch.maximum(below - REACH * k.rsqrt(), torch.full_like(below, -math.pi))
     half = 0.5 * (below - first).unsqueeze(-1)
     nodes = torch.as_tensor(NODES, dtype=half.dtype, device=half.device)

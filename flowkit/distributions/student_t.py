@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import Context, check_event, sum_event
 from flowkit.distributions._starts import known_shape, start
+from flowkit.distributions._student_t import HALF_LOG_PI, tail
+from flowkit.numerics.inverse_cdf import solve_quantile
 
-HALF_LOG_PI = 0.5 * math.log(math.pi)
 LARGE = 20.0  # from here the series of _log_gamma_ratio is exact to float64
 
 
@@ -39,6 +39,7 @@ class StudentT(Distribution):
     """
 
     log_df: Tensor
+    iterative_icdf = True
 
     def __init__(
         self,
@@ -82,6 +83,22 @@ class StudentT(Distribution):
         df, inverse_scale = self.log_df.exp(), (-self.log_scale).exp()
         t = (x - self.mean) * inverse_scale
         return -(df + 1) * t / (df + t.square()) * inverse_scale
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Distribution function of each coordinate by quadrature: (*B, *event) -> (*B, *event). Left tails keep their digits."""
+        return self._cdf((x - self.mean) * (-self.log_scale).exp())
+
+    def _cdf(self, t: Tensor) -> Tensor:
+        df = self.log_df.exp()
+        left = t < 0
+        right_tail = tail(torch.where(left, -t, t), df, _log_gamma_ratio(0.5 * df))
+        return torch.where(left, right_tail, 1 - right_tail)
+
+    def icdf(self, p: Tensor) -> Tensor:
+        """Quantile of each coordinate by root finding: probabilities (*B, *event) -> (*B, *event)."""
+        left = p < 0.5
+        t = solve_quantile(self._cdf, torch.where(left, p, 1 - p), high=0.0)
+        return self.mean + self.log_scale.exp() * torch.where(left, t, -t)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, StudentT]]:

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.distributions import Distribution as TorchBase
 
 from flowkit.core.distribution import Distribution
+from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import sum_event
 from flowkit.distributions._starts import unit_temperature
 from flowkit.distributions._torch_parts import as_named, forked_rng, named_class, support_of
+from flowkit.numerics.inverse_cdf import solve_quantile
 
 
 @DISTRIBUTIONS.register("torch_distribution")
@@ -107,6 +109,29 @@ class TorchDistribution(Distribution):
         with forked_rng(generator, self.like.device):
             x = made.rsample(torch.Size(shape)) if self.reparametrized else made.sample(torch.Size(shape))
         return x.to(self.like.dtype)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Distribution function of each coordinate, where torch has one: (*B, *event) -> (*B, *event)."""
+        try:
+            return self._at(x.dtype).cdf(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+        except NotImplementedError:
+            raise ConfigError(f"{self.who}.cdf: torch has no distribution function for {self.distribution}. Use another law.") from None
+
+    @property
+    def iterative_icdf(self) -> bool:
+        """Whether quantiles are found by root finding: torch has none for this law."""
+        try:
+            self._at(torch.float32).icdf(torch.full_like(self.like, 0.5, dtype=torch.float32))
+        except NotImplementedError:
+            return True
+        return False
+
+    def icdf(self, p: Tensor) -> Tensor:
+        """Quantile of each coordinate, by root finding where torch has none: probabilities (*B, *event) -> (*B, *event)."""
+        if not self.iterative_icdf:
+            return self._at(p.dtype).icdf(p.to(torch.promote_types(p.dtype, torch.float32))).to(p.dtype)
+        low, high = (self._support.low_buffer, self._support.high_buffer) if isinstance(self._support, Box) else (-torch.inf, torch.inf)
+        return solve_quantile(self.cdf, p, low=low, high=high)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, TorchDistribution]]:

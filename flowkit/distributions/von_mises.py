@@ -15,6 +15,7 @@ from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import Context, check_event, sum_event
 from flowkit.distributions._starts import known_shape, start
 from flowkit.distributions._von_mises import centred_cdf, draw, slope
+from flowkit.numerics.inverse_cdf import solve_quantile
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -41,6 +42,8 @@ class VonMises(Distribution):
         Best and Fisher 1979, Efficient simulation of the von Mises distribution, Applied Statistics 28.
         Figurnov, Mohamed, Mnih 2018, Implicit reparameterization gradients, arXiv:1805.08498.
     """
+
+    iterative_icdf = True
 
     def __init__(self, shape: int | Sequence[int], *, loc: float | Tensor = 0.0, concentration: float | Tensor = 1.0) -> None:
         super().__init__()
@@ -71,11 +74,14 @@ class VonMises(Distribution):
         return -self.log_concentration.exp() * torch.sin(x - self.mean)
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Distribution function of each angle, counted from -pi, by quadrature: (*B, *event) -> (*B, *event). No gradient."""
-        with torch.no_grad():
-            k = self.log_concentration.exp()
-            inside = x.clamp(-math.pi, math.pi)
-            return (_unwrapped(inside - self.mean, k) - _unwrapped(-math.pi - self.mean, k)).clamp(0.0, 1.0)
+        """Distribution function of each angle, counted from -pi, by quadrature: (*B, *event) -> (*B, *event)."""
+        k = self.log_concentration.exp()
+        inside = x.clamp(-math.pi, math.pi)
+        return (_unwrapped(inside - self.mean, k) - _unwrapped(-math.pi - self.mean, k)).clamp(0.0, 1.0)
+
+    def icdf(self, p: Tensor) -> Tensor:
+        """Quantile of each angle, counted from -pi, by root finding: probabilities (*B, *event) -> (*B, *event)."""
+        return solve_quantile(self.cdf, p, low=-math.pi, high=math.pi)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, VonMises]]:

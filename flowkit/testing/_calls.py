@@ -94,14 +94,20 @@ def jacobian(transform: Any, side: Side) -> Tensor:
 
 
 def tangent_bases(transform: Any, side: Side, value: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Orthonormal tangent bases at input and output of a map between manifolds, or None for full-dimensional sets.
+    """Orthonormal tangent bases at input and output of a map from or to a manifold, or None for full-dimensional sets.
 
-    A domain of lower dimension than its coordinates offers ``tangent_basis(x) -> (*B, D, k)``.
+    A domain of lower dimension than its coordinates offers ``tangent_basis(x) -> (*B, D, k)``; elsewhere it is the identity.
     """
     first, last = (transform.codomain, transform.domain) if side.inverse else (transform.domain, transform.codomain)
-    if not hasattr(first, "tangent_basis"):
+    if not (hasattr(first, "tangent_basis") or hasattr(last, "tangent_basis")):
         return None
-    return first.tangent_basis(side.value), last.tangent_basis(value.detach())
+    return _basis(first, side.value), _basis(last, value.detach())
+
+
+def _basis(domain: Any, x: Tensor) -> Tensor:
+    if hasattr(domain, "tangent_basis"):
+        return domain.tangent_basis(x)
+    return torch.eye(torch.Size(x.shape[x.dim() - len(domain.event_shape) :]).numel(), dtype=x.dtype)
 
 
 def log_abs_det(transform: Any, side: Side) -> Tensor:

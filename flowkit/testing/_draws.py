@@ -61,14 +61,23 @@ def _in_box(box: Box, normal: Tensor) -> Tensor:
 def _by_rejection(domain: Domain, steps: Tensor, generator: torch.Generator) -> Tensor:
     """Normal steps from a safe point, drawn again until they land inside."""
     centre = domain.safe_point(steps)
+    steps = _along(domain, centre, steps)
     for attempt in range(200):
         point = centre + steps
         outside = ~domain.contains(point)
         if not bool(outside.any()):
             return point
-        again = torch.randn(steps.shape, generator=generator, dtype=steps.dtype) * 0.97**attempt
+        again = _along(domain, centre, torch.randn(steps.shape, generator=generator, dtype=steps.dtype) * 0.97**attempt)
         steps = torch.where(outside.reshape(-1, *([1] * (steps.dim() - 1))), again, steps)
     raise AssertionError(f"{domain}: no points inside found by rejection; give the domain a uniform law")
+
+
+def _along(domain: Any, centre: Tensor, steps: Tensor) -> Tensor:
+    """Steps within the tangent space of a set of lower dimension than its coordinates; steps as they are elsewhere."""
+    if not hasattr(domain, "tangent_basis") or not len(steps):
+        return steps
+    basis = domain.tangent_basis(centre)
+    return (basis @ (basis.mT @ steps.flatten(1).unsqueeze(-1))).squeeze(-1).reshape(steps.shape)
 
 
 def points_outside(domain: Domain, inside: Tensor, case: Case) -> Tensor | None:

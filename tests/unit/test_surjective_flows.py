@@ -27,6 +27,7 @@ from flowkit.surjections import (
     UniformDequantization,
     VariationalDequantization,
     VariationalStep,
+    Wrap,
 )
 from flowkit.testing._case import perturb
 
@@ -76,6 +77,13 @@ def test_absolute_for_inference_is_exact() -> None:
     x = torch.tensor([[1.5], [-1.5]], dtype=torch.float64)
     chance = torch.tensor([1.0, -1.0], dtype=torch.float64).sigmoid()
     torch.testing.assert_close(flow.log_prob(x).exp(), base.log_prob(x.abs()).exp() * chance)
+
+
+def test_wrap_is_the_wrapped_normal() -> None:
+    base, x = normal(0.5, 0.8, 1), torch.tensor([[0.2], [0.9]], dtype=torch.float64)
+    flow = flow_of(base, Wrap(1, 0.0, 1.0))
+    agrees(flow, x, density_of(base, *(x + k for k in range(-8, 9))))
+    assert bool((flow.sample(1000) >= 0).all())
 
 
 def test_sort() -> None:

@@ -1,0 +1,50 @@
+"""From R^n onto the Cholesky factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flowkit.bijectors._triangle import fill, take
+from flowkit.core.domain.lower_cholesky import LowerCholesky
+from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import sum_event
+from flowkit.core.transform import Bijector
+
+
+@BIJECTORS.register("to_lower_cholesky", "cholesky_factor")
+class ToLowerCholesky(Bijector):
+    """R^(n (n+1) / 2) onto the lower triangular (n, n) matrices with a positive diagonal, filled row by row; softplus on the diagonal.
+
+    log_det = sum of log sigmoid over the diagonal's entries: volumes are counted in the lower entries of the matrix, and the
+    inverse reads only those. L L^T then runs through the positive definite matrices.
+
+    Args:
+        size: n.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self._codomain = LowerCholesky(size)
+        self.in_shape, self.out_shape = (size * (size + 1) // 2,), (size, size)
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        free = fill(z, self.size, 0)
+        diagonal = free.diagonal(dim1=-2, dim2=-1)
+        positive = functional.softplus(diagonal, threshold=40.0).clamp(min=torch.finfo(z.dtype).tiny)
+        return free.tril(-1) + positive.diag_embed(), sum_event(functional.logsigmoid(diagonal), 1)
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        positive = x.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(x.dtype).tiny)
+        diagonal = positive + torch.log(-torch.expm1(-positive))
+        return take(x.tril(-1) + diagonal.diag_embed(), 0), -sum_event(functional.logsigmoid(diagonal), 1)
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, ToLowerCholesky]]:
+        yield "two", cls(2)
+        yield "one", cls(1)
