@@ -29,8 +29,9 @@ slow: $(STAMP)  ## long reproductions
 bench: $(STAMP)  ## regenerate the committed tables
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
-docs: $(STAMP)  ## regenerate docs/reference.md from the registries
+docs: $(STAMP)  ## regenerate docs/reference.md and docs/coverage.md from the registries
 	$(BIN)/python -m flowkit.experiment.reference docs/reference.md
+	$(BIN)/python docs/make_coverage.py
 
 stubs: $(STAMP)
 	$(BIN)/python -m flowkit.core.build.stubs
