@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._conditioning import grouped, start_at, univariate_domain
+from flowkit.bijectors._conditioning import check_conditioner, grouped, start_at, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
-from flowkit.core.registry import BIJECTORS
+from flowkit.core.registry import BIJECTORS, NETS
 from flowkit.core.shapes import positive, sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
@@ -36,6 +36,8 @@ class Autoregressive(Bijector):
         order: position of every coordinate in the order, a permutation of 0 .. D - 1; default as given.
         context_features: size of the context's last axis.
         activation: of the masked net.
+        conditioner: a masked net of your own, (x (*B, D), context) -> (*B, D * parameter_count), in place of the one made here. It must
+            obey the order; where it has a method ``dependence()``, (outputs, D) booleans, that is checked.
 
     Reference: Papamakarios et al. (2017), Masked Autoregressive Flow, arXiv:1705.07057, section 3;
     Wehenkel and Louppe (2021), Graphical Normalizing Flows, arXiv:2006.02548, for the adjacency.
@@ -52,6 +54,7 @@ class Autoregressive(Bijector):
         order: Sequence[int] | None = None,
         context_features: int = 0,
         activation: str = "relu",
+        conditioner: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.features, self.hidden = positive(features, "Autoregressive", "features"), tuple(hidden)
@@ -64,11 +67,8 @@ class Autoregressive(Bijector):
         allowed = _allowed(features, passes, adjacency, order)
         self._levels = _levels(allowed)
         self._by_level = nn.ModuleList(univariate.select(index) for index in self._levels)
-        if not bool(allowed.any()) and not context_features:
-            net: nn.Module = Constant(features * self._univariate.parameter_count)
-        else:
-            net = MaskedMLP(allowed, self._univariate.parameter_count, self.hidden, context_features=context_features, activation=activation)
-        self.net = start_at(net, self._univariate, features, "Autoregressive")
+        self.conditioner = conditioner
+        self.net = _network(self, allowed)
         self._domain = univariate_domain(self._univariate, list(range(features)), features)
         self._codomain = univariate_domain(self._univariate, list(range(features)), features)
         for level, index in enumerate(self._levels):
@@ -76,7 +76,7 @@ class Autoregressive(Bijector):
         ordered = bool((allowed == allowed.tril(-1)).all())
         declared = univariate.traits
         self.traits = Traits(
-            inverse="sequential",
+            inverse="iterative" if univariate.traits.inverse == "iterative" else "sequential",
             jacobian="diagonal" if not bool(allowed.any()) else "triangular" if ordered else "dense",
             volume_preserving=declared.volume_preserving,
             smooth=declared.smooth and activation not in ("relu", "leaky_relu"),
@@ -86,7 +86,8 @@ class Autoregressive(Bijector):
         )
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
-        return grouped(self.net(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
+        net: Any = self.net if self.conditioner is None else self.conditioner
+        return grouped(net(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         x, log_slope = self._univariate.transform(z, self._params(z, context))
@@ -113,8 +114,30 @@ class Autoregressive(Bijector):
         yield "graph", cls(3, affine, (12,), adjacency=[[False, False, True], [True, False, True], [False, False, False]], activation="tanh")
         yield "reversed", cls(3, affine, (12,), order=(2, 1, 0), activation="tanh")
         yield "single", cls(1, spline)
+        masks = [torch.ones(4, 2, dtype=torch.bool) & torch.tensor([True, False]), torch.tensor([[False], [False], [True], [True]]).expand(4, 4)]
+        yield "own_net", cls(2, affine, conditioner=build({"name": "masked_layers", "masks": masks, "activation": "tanh"}, NETS))
         mixed = build({"name": "rational_quadratic_spline", "bins": 3, "bound": 2.0, "ends": ["linear", "bounded", "circular"]}, Univariate)
         yield "mixed_ends", cls(3, mixed, (12,))
+
+
+def _network(layer: Autoregressive, allowed: Tensor) -> nn.Module | None:
+    """The masked net that starts where the univariate is the identity; None where the user brought one, once it is checked."""
+    count = layer._univariate.parameter_count
+    if layer.conditioner is None:
+        if not bool(allowed.any()) and not layer.context_features:
+            net: nn.Module = Constant(layer.features * count)
+        else:
+            net = MaskedMLP(allowed, count, layer.hidden, context_features=layer.context_features, activation=layer.activation)
+        return start_at(net, layer._univariate, layer.features, "Autoregressive")
+    check_conditioner(layer.conditioner, layer.features * count, "Autoregressive")
+    dependence = getattr(layer.conditioner, "dependence", None)
+    if dependence is not None:
+        used = dependence().unflatten(0, (layer.features, count)).any(1)
+        wrong = (used & ~allowed.to(used.device)).nonzero().tolist()
+        if wrong:
+            i, j = wrong[0]
+            raise ConfigError(f"Autoregressive: the parameters of coordinate {i} would depend on coordinate {j}, which the order does not allow.")
+    return None
 
 
 def _allowed(features: int, passes: int | None, adjacency: Any, order: Sequence[int] | None) -> Tensor:

@@ -49,7 +49,7 @@ class Traits:
         return replace(self, **changes)
 
 
-_INVERSE: tuple[Inverse, ...] = ("closed", "iterative", "sequential", "none")
+_INVERSE: tuple[Inverse, ...] = ("closed", "sequential", "iterative", "none")
 _LOG_DET: tuple[LogDet, ...] = ("exact", "volume", "estimate", "bound")
 _SCORE: tuple[Score, ...] = ("closed", "solve", "two_pass", "none")
 
