@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import NETS
+from flowkit.core.traits import Jacobian, Traits
 from flowkit.core.univariate import Univariate
 from flowkit.nets import Constant
 
@@ -62,3 +63,17 @@ def grouped(params: Tensor, groups: int, count: int, like: Tensor, who: str) -> 
     if params.shape[-1] != groups * count:
         raise ShapeError(f"{who}: expected a conditioner with {groups} * {count} = {groups * count} outputs; got {params.shape[-1]}. Resize its last layer.")
     return params.to(like.dtype).unflatten(-1, (groups, count))
+
+
+def traits_over(univariate: Univariate, jacobian: Jacobian, activation: str = "tanh", *, sequential: bool = False) -> Traits:
+    """Traits of a layer that applies a univariate under a conditioner; ``sequential`` if the inverse goes group by group."""
+    declared = univariate.traits
+    return Traits(
+        inverse="sequential" if sequential and declared.inverse == "closed" else declared.inverse,
+        jacobian=jacobian,
+        volume_preserving=declared.volume_preserving,
+        smooth=declared.smooth and activation not in ("relu", "leaky_relu"),
+        compiles=declared.compiles,
+        vmaps=declared.vmaps,
+        tolerance=declared.tolerance,
+    )

@@ -1,4 +1,4 @@
-"""What image maps over a univariate share: shapes, domains, traits and the start of a convolutional conditioner."""
+"""What image maps over a univariate share: shapes, domains and the start of a convolutional conditioner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.shapes import Shape, as_shape, show
-from flowkit.core.traits import Inverse, Jacobian, Traits
 from flowkit.core.univariate import Univariate
 
 
@@ -47,17 +46,3 @@ def start_image_net(net: nn.Module, univariate: Univariate, channels: int, who: 
         nn.init.zeros_(last.weight)
         last.bias.copy_(univariate.initial_parameters().repeat(channels))
     return net
-
-
-def traits_over(univariate: Univariate, activation: str, jacobian: Jacobian, inverse: Inverse | None = None) -> Traits:
-    """Traits of a layer that applies a univariate under a conditioner."""
-    declared = univariate.traits
-    return Traits(
-        inverse=declared.inverse if inverse is None else inverse,
-        jacobian=jacobian,
-        volume_preserving=declared.volume_preserving,
-        smooth=declared.smooth and activation not in ("relu", "leaky_relu"),
-        compiles=declared.compiles,
-        vmaps=declared.vmaps,
-        tolerance=declared.tolerance,
-    )

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._image_conditioning import image_domain, image_shape, start_image_net, traits_over
+from flowkit.bijectors._conditioning import traits_over
+from flowkit.bijectors._image_conditioning import image_domain, image_shape, start_image_net
 from flowkit.core.build import build
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import sum_event
@@ -63,7 +64,7 @@ class Autoregressive2d(Bijector):
         self._domain = image_domain(self._univariate, every, self.in_shape, None, "Autoregressive2d")
         self._codomain = image_domain(self._univariate, every, self.in_shape, None, "Autoregressive2d")
         # events are laid out channel by channel, so with several channels raster order is not the order given
-        self.traits = traits_over(univariate, activation, "triangular" if channels == 1 else "dense", "sequential")
+        self.traits = traits_over(univariate, "triangular" if channels == 1 else "dense", activation, sequential=True)
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
         """(*B, C, H, W) -> (*B, H, W, C, parameter_count)."""

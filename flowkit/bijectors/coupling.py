@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._conditioning import check_conditioner, conditioner, grouped, univariate_domain
+from flowkit.bijectors._conditioning import check_conditioner, conditioner, grouped, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
-from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -67,15 +66,7 @@ class Coupling(Bijector):
         self._codomain = univariate_domain(self._univariate, mapped, features)
         self.register_buffer("mapped", torch.tensor(mapped), persistent=False)
         self.register_buffer("conditioning", torch.tensor(rest, dtype=torch.int64), persistent=False)
-        self.traits = Traits(
-            jacobian="dense" if rest else "diagonal",
-            volume_preserving=univariate.traits.volume_preserving,
-            smooth=univariate.traits.smooth and activation not in ("relu", "leaky_relu"),
-            compiles=univariate.traits.compiles,
-            vmaps=univariate.traits.vmaps,
-            inverse=univariate.traits.inverse,
-            tolerance=univariate.traits.tolerance,
-        )
+        self.traits = traits_over(univariate, "dense" if rest else "diagonal", activation)
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
         net: Any = self._net if self.conditioner is None else self.conditioner

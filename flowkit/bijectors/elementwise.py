@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._conditioning import conditioner, univariate_domain
+from flowkit.bijectors._conditioning import conditioner, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, sum_event
-from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -42,15 +41,7 @@ class Elementwise(Bijector):
         self.univariate = univariate
         self._net = conditioner("mlp", "Elementwise", 0, groups, univariate, self.hidden, context_features, "relu")
         self._domain, self._codomain = self._box(), self._box()
-        self.traits = Traits(
-            inverse=univariate.traits.inverse,
-            jacobian="diagonal",
-            volume_preserving=univariate.traits.volume_preserving,
-            smooth=univariate.traits.smooth,
-            compiles=univariate.traits.compiles,
-            vmaps=univariate.traits.vmaps,
-            tolerance=univariate.traits.tolerance,
-        )
+        self.traits = traits_over(univariate, "diagonal")
 
     def _box(self) -> Box | None:
         if len(self._sizes) == 1:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._image_conditioning import image_domain, image_shape, start_image_net, traits_over
+from flowkit.bijectors._conditioning import traits_over
+from flowkit.bijectors._image_conditioning import image_domain, image_shape, start_image_net
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS, NETS
@@ -80,7 +81,7 @@ class ImageCoupling(Bijector):
         self._codomain = image_domain(self._univariate, mapped, self.in_shape, pixels, "ImageCoupling")
         self.register_buffer("mapped", torch.tensor(mapped), persistent=False)
         self.register_buffer("conditioning", torch.tensor(rest), persistent=False)
-        self.traits = traits_over(univariate, activation, "dense")
+        self.traits = traits_over(univariate, "dense", activation)
 
     def _pixels(self, value: Tensor) -> Tensor | None:
         """Positions in the flattened image that a checkerboard maps; None for all."""
