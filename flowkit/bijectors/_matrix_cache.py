@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.core.checks import runs_eagerly
+
 Derived = tuple[Tensor, ...]
 
 
@@ -56,7 +58,7 @@ class MatrixCache:
 
 
 def _may_keep(sources: Sequence[Tensor]) -> bool:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+    if not runs_eagerly() or torch.jit.is_tracing():
         return False
     if torch._C._len_torch_dispatch_stack():  # make_fx, fake tensors, a count of operations: the work itself must be seen
         return False

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._newton import newton_solve
 from flowkit.core.build import build
 from flowkit.core.checks import may_raise
 from flowkit.core.errors import ConfigError, NotInvertibleError, ShapeError
@@ -16,6 +15,7 @@ from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, show, sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.numerics.newton import newton_solve
 from flowkit.numerics.root_finding import solve_increasing
 
 

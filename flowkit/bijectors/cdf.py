@@ -71,6 +71,6 @@ class CDF(Bijector):
     @classmethod
     def examples(cls) -> Iterator[tuple[str, CDF]]:
         yield "normal", cls(build({"name": "diagonal_normal", "shape": (2,), "scale": 3.0, "context_features": 2}, Distribution))
-        yield "student_t", cls(build({"name": "student_t", "shape": (2,), "df": 3.0, "scale": 2.0, "learn_df": True}, Distribution))
+        yield "student_t", cls(build({"name": "student_t", "shape": (1,), "df": 3.0, "scale": 2.0, "learn_df": True}, Distribution))
         ends = {"loc": torch.tensor([0.5]), "scale": torch.tensor([2.0])}
         yield "laplace", cls(build({"name": "torch_distribution", "distribution": "Laplace", "arguments": ends, "event_rank": 1}, Distribution))

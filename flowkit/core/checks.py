@@ -31,9 +31,14 @@ def checks(*, values: bool = True, finite: bool = False) -> Iterator[None]:
         _FINITE.reset(tokens[1])
 
 
+def runs_eagerly() -> bool:
+    """Whether operations run here and now: not in a compiled graph, nor under vmap, grad or jvp of torch.func."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
 def may_raise(value: Tensor) -> bool:
     """Whether the values of this tensor can be looked at here without breaking a graph or stalling a device."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if not runs_eagerly():
         return False
     asked = _VALUES.get()
     return value.device.type == "cpu" if asked is None else asked
@@ -41,7 +46,7 @@ def may_raise(value: Tensor) -> bool:
 
 def check_finite(who: str, value: Tensor, log_det: Tensor) -> None:
     """Under ``checks(finite=True)``: raise NonFiniteError naming the map that made a value NaN or infinite."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not _FINITE.get():
+    if not runs_eagerly() or not _FINITE.get():
         return
     for what, tensor in (("output", value), ("log_det", log_det)):
         bad = int((~torch.isfinite(tensor)).sum())

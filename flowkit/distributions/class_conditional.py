@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.core.checks import may_raise
+from flowkit.core.checks import may_raise, runs_eagerly
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, DomainError, ShapeError
 from flowkit.core.registry import DISTRIBUTIONS
@@ -72,7 +72,7 @@ class ClassConditional(Distribution):
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
         labels, wrong = self._labels(context)
         log_prob = self._normal(x, self.means[labels], self.log_scale[labels])
-        if not (_eager() and bool((context >= 0).all())):
+        if not (runs_eagerly() and bool((context >= 0).all())):
             log_prob = torch.where(context == -1, self._mixture(x), log_prob)
         return torch.where(wrong, torch.full_like(log_prob, torch.nan), log_prob)
 
@@ -92,7 +92,3 @@ class ClassConditional(Distribution):
     def examples(cls) -> Iterator[tuple[str, ClassConditional]]:
         yield "plane", cls(3, (2,))
         yield "line_weighted", cls(2, (1,), weights=(0.25, 0.75))
-
-
-def _eager() -> bool:
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.checks import runs_eagerly
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive
@@ -34,7 +35,7 @@ class ClassEmbedding(nn.Module):
     def forward(self, labels: Tensor) -> Tensor:
         if labels.is_floating_point():
             raise ShapeError(f"ClassEmbedding: expected int64 labels; got {labels.dtype}. Convert with .long().")
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        if labels.device.type == "cpu" and runs_eagerly():
             outside = (labels < -1) | (labels >= self.classes)
             if bool(outside.any()):
                 raise ShapeError(f"ClassEmbedding: expected labels in -1 .. {self.classes - 1}; got {int(labels[outside][0])}.")

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from flowkit.core.checks import runs_eagerly
+
 Function = Callable[[Tensor], Tensor]
 MEMORY = 5  # differences that Anderson's method keeps
 GAIN = 0.9  # an accelerated step must shrink the residual by this factor, or it is taken back
@@ -113,6 +115,6 @@ def _correction(f: Tensor, steps: Tensor, changes: Tensor) -> Tensor:
 
 def _may_stop(finished: Tensor) -> bool:
     """Whether all events are finished, where that can be known: not in a compiled graph or under vmap; meta tensors have nothing to wait for."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if not runs_eagerly():
         return False
     return finished.is_meta or bool(finished.all())

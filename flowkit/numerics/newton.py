@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowkit.numerics.root_finding import may_branch
+
 HALVINGS = 40  # of a step, before a row counts as stuck; fewer where the search cannot stop early
 
 
@@ -31,7 +33,7 @@ def newton_solve(function: Callable[[Tensor], Tensor], jacobian: Callable[[Tenso
         residual = function(x) - y
         error, done = residual.norm(dim=-1), torch.zeros_like(y[..., 0], dtype=torch.bool)
         size = torch.ones_like(error)
-        for _ in range(iterations if _may_branch() else min(iterations, 40)):
+        for _ in range(iterations if may_branch(y) else min(iterations, 40)):
             step = _solve(jacobian(x), residual)
             better, after, size = _searched(function, x, y, step, error, (4 * size).clamp(max=1.0))
             error_after = after.norm(dim=-1)
@@ -41,7 +43,7 @@ def newton_solve(function: Callable[[Tensor], Tensor], jacobian: Callable[[Tenso
             x, residual = torch.where(moved, better, x), torch.where(moved, after, residual)
             error = torch.where(moved.squeeze(-1), error_after, error)
             done = done | small | ~gained
-            if _may_branch() and bool(done.all()):
+            if may_branch(y) and bool(done.all()):
                 break
         return x
 
@@ -57,16 +59,11 @@ def _searched(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, step: 
     """The first of x - size step, x - size step / 2, ... whose residual is smaller, that residual, and the share of the step."""
     point = x - size.unsqueeze(-1) * step
     residual = function(point) - y
-    for _ in range(HALVINGS if _may_branch() else 8):
+    for _ in range(HALVINGS if may_branch(y) else 8):
         worse = ~(residual.norm(dim=-1) < error)  # a NaN is worse
-        if _may_branch() and not bool((worse & (error > 0)).any()):
+        if may_branch(y) and not bool((worse & (error > 0)).any()):
             break
         size = torch.where(worse, size / 2, size)
         point = x - size.unsqueeze(-1) * step
         residual = function(point) - y
     return point, residual, size
-
-
-def _may_branch() -> bool:
-    """Whether a loop may stop early: values cannot be looked at in a compiled graph or under vmap."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

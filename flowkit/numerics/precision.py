@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -10,4 +10,5 @@ from torch import Tensor
 
 def full_precision(value: Tensor) -> AbstractContextManager[None]:
     """Switch autocast off on the tensor's device: under bf16 only networks run in bf16, maps and log_dets do not."""
-    return torch.autocast(value.device.type, enabled=False)
+    device = value.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowkit.core.checks import runs_eagerly
+
 
 def solve_increasing(
     function: Callable[[Tensor], Tensor],
@@ -61,7 +63,7 @@ def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high:
     for _ in range(_doublings(y)):
         too_high = (function(lower) > y) & (lower > low) & torch.isfinite(y)
         too_low = (function(upper) < y) & (upper < high) & torch.isfinite(y)
-        if _may_branch(y) and not bool((too_high | too_low).any()):
+        if may_branch(y) and not bool((too_high | too_low).any()):
             break
         lower, upper = (
             torch.where(too_low, upper, torch.where(too_high, torch.maximum(lower - width, low), lower)),
@@ -74,12 +76,13 @@ def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high:
 def _doublings(y: Tensor) -> int:
     """Doublings of 1 that the dtype can hold; fewer where the loop cannot stop early."""
     most = math.frexp(torch.finfo(y.dtype).max)[1] - 1
-    return most if _may_branch(y) else min(most, 60 if y.dtype == torch.float64 else 30)
+    return most if may_branch(y) else min(most, 60 if y.dtype == torch.float64 else 30)
 
 
-def _may_branch(value: Tensor) -> bool:
+def may_branch(value: Tensor) -> bool:
     """Whether a loop may stop early: values cannot be looked at in a compiled graph or under vmap, and meta tensors have none."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or value.is_meta)
+    return runs_eagerly() and not value.is_meta
+
 
 
 def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor, upper: Tensor, iterations: int) -> Tensor:
@@ -99,7 +102,7 @@ def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor
         span = (b - a).abs()
         tolerance = 2 * eps * best.abs() + torch.finfo(y.dtype).tiny
         done = done | (tolerance >= 0.5 * span) | (fx == 0)
-        if _may_branch(y) and bool(done.all()):
+        if may_branch(y) and bool(done.all()):
             break
         t = _interpolation(a, fa, b, fb, c, fc)
         edge = (tolerance / span.clamp(min=torch.finfo(y.dtype).tiny)).clamp(max=0.5)

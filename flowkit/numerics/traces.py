@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from flowkit.core.checks import runs_eagerly
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -24,7 +26,7 @@ def pullback(function: Product, x: Tensor) -> tuple[Tensor, Pull]:
 
     Plain autograd where it can serve, so that saved-tensor hooks and activation checkpointing, which torch.func refuses, work.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch.is_inference_mode_enabled():
+    if not runs_eagerly() or torch.is_inference_mode_enabled():
         value, product, *_ = torch.func.vjp(function, x)
 
         def transformed(v: Tensor, batched: bool = False) -> Tensor:

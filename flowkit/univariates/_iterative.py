@@ -10,6 +10,7 @@ from torch import Tensor
 from flowkit.core.errors import ShapeError
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
+from flowkit.numerics.root_finding import may_branch
 
 MOST_STEPS = 128
 LARGEST_LOG_RATE = 80.0  # exp of it is finite in float32: a flat spot gives a large gradient, not NaN
@@ -75,13 +76,14 @@ def _root(function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, low: f
         reached, log_slope = function(z)
         excess = reached - x
         lower, upper = torch.where(excess < 0, z, lower), torch.where(excess > 0, z, upper)
-        target, good = _next_point(z, excess * torch.exp(-log_slope), lower, upper, stride, before)
+        step = torch.where(torch.isinf(excess), excess, excess * torch.exp(-log_slope))  # where the value overflows the slope does too
+        target, good = _next_point(z, step, lower, upper, stride, before)
         stride = torch.where(good, stride, 2 * stride)
         there = excess.abs() <= eps * x.abs().clamp(min=1)
         before, last = last, (target - z).abs()
         z = torch.where(done | there, z, target)
         done = done | there | (last <= 2 * eps * target.abs() + tiny)
-        if _may_branch() and bool(done.all()):
+        if may_branch(x) and bool(done.all()):
             break
     return z
 
@@ -97,8 +99,3 @@ def _next_point(z: Tensor, step: Tensor, lower: Tensor, upper: Tensor, stride: T
     good = torch.isfinite(newton) & ((newton - z).abs() <= torch.minimum(0.5 * before, 16 * stride))
     middle = torch.where(closed, lower + 0.5 * width, torch.where(step > 0, z - stride, z + stride))
     return torch.where(good, newton, middle), good
-
-
-def _may_branch() -> bool:
-    """Whether a loop may stop early: values cannot be looked at in a compiled graph or under vmap."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

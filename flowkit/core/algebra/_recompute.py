@@ -19,13 +19,14 @@ from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
 from flowkit.core.algebra._context import part
+from flowkit.core.checks import runs_eagerly
 from flowkit.core.errors import ConfigError
 from flowkit.core.transform import Transform
 
 
 def must_recompute(chain: Transform, value: Tensor, context: Any) -> bool:
     """Whether this call builds a graph that can be saved; torch.compile and functorch keep their own books."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if not torch.is_grad_enabled() or not runs_eagerly():
         return False
     if torch.autograd.forward_ad._current_level >= 0:
         return False
