@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._conditioning import check_conditioner, grouped, start_at, univariate_domain
+from flowkit.bijectors._conditioning import check_conditioner, grouped, start_at, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS, NETS
 from flowkit.core.shapes import positive, sum_event
-from flowkit.core.traits import Traits
+from flowkit.core.traits import Jacobian
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 from flowkit.nets import Constant, MaskedMLP
@@ -74,16 +74,8 @@ class Autoregressive(Bijector):
         for level, index in enumerate(self._levels):
             self.register_buffer(f"level_{level}", torch.tensor(index), persistent=False)
         ordered = bool((allowed == allowed.tril(-1)).all())
-        declared = univariate.traits
-        self.traits = Traits(
-            inverse="iterative" if univariate.traits.inverse == "iterative" else "sequential",
-            jacobian="diagonal" if not bool(allowed.any()) else "triangular" if ordered else "dense",
-            volume_preserving=declared.volume_preserving,
-            smooth=declared.smooth and activation not in ("relu", "leaky_relu"),
-            compiles=declared.compiles,
-            vmaps=declared.vmaps,
-            tolerance=declared.tolerance,
-        )
+        jacobian: Jacobian = "diagonal" if not bool(allowed.any()) else "triangular" if ordered else "dense"
+        self.traits = traits_over(univariate, jacobian, activation, sequential=True)
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
         net: Any = self.net if self.conditioner is None else self.conditioner

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.kernels.bins import MIN_HEIGHT, MIN_WIDTH, Bin, bin_of, knots, pick
+from flowkit.kernels.bins import MIN_HEIGHT, MIN_WIDTH, Axis, Bin, bin_of, knots, pick
 
 MIN_SLOPE = 1e-3
 UNIT_SLOPE = math.log(math.expm1(1.0 - MIN_SLOPE))  # raw parameter at which a slope is exactly 1
@@ -39,20 +39,28 @@ def spline(x: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, low: floa
     Returns:
         y (*S) in [low, high] and log dy/dx (*S).
     """
-    b, first, last = steep_bin(x, widths, heights, slopes, low, high, by_height=False)
-    t = ((x - b.x) / b.width).clamp(0.0, 1.0)
-    y, log_slope = _evaluate(t, b, first, last)
-    return y.clamp(low, high), log_slope
+    return _rise(x, *steep_bin(x, widths, heights, slopes, low, high, by_height=False), low, high)
 
 
 def inverse_spline(y: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     """The inverse of ``spline`` at y in [low, high]: x (*S) and log dx/dy (*S)."""
-    b, first, last = steep_bin(y, widths, heights, slopes, low, high, by_height=True)
-    s = b.height / b.width
-    r = ((y - b.y) / b.height).clamp(0.0, 1.0)
-    t = root(r, s, first, last)
-    _, log_slope = _evaluate(t, b, first, last)
-    return (b.x + t * b.width).clamp(low, high), -log_slope
+    return _fall(y, *steep_bin(y, widths, heights, slopes, low, high, by_height=True), low, high)
+
+
+def spline_through(x: Tensor, widths: Axis, heights: Axis, slopes: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """``spline`` for bins and slopes as they are, in place of raw numbers.
+
+    Args:
+        x: (*S) in [low, high]; widths, heights: bins (*S, K) that fill [low, high]; slopes: (*S, K + 1), positive.
+    """
+    b = bin_of(x, widths, heights, by_height=False)
+    return _rise(x, b, pick(slopes, b.number), pick(slopes, b.number + 1), low, high)
+
+
+def inverse_spline_through(y: Tensor, widths: Axis, heights: Axis, slopes: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """The inverse of ``spline_through``."""
+    b = bin_of(y, widths, heights, by_height=True)
+    return _fall(y, b, pick(slopes, b.number), pick(slopes, b.number + 1), low, high)
 
 
 def root(r: Tensor, s: Tensor | float, first: Tensor, last: Tensor) -> Tensor:
@@ -72,6 +80,17 @@ def steep_bin(value: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, lo
     first = MIN_SLOPE + functional.softplus(pick(slopes, b.number))
     last = MIN_SLOPE + functional.softplus(pick(slopes, b.number + 1))
     return b, first, last
+
+
+def _rise(x: Tensor, b: Bin, first: Tensor, last: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    y, log_slope = _evaluate(((x - b.x) / b.width).clamp(0.0, 1.0), b, first, last)
+    return y.clamp(low, high), log_slope
+
+
+def _fall(y: Tensor, b: Bin, first: Tensor, last: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    t = root(((y - b.y) / b.height).clamp(0.0, 1.0), b.height / b.width, first, last)
+    _, log_slope = _evaluate(t, b, first, last)
+    return (b.x + t * b.width).clamp(low, high), -log_slope
 
 
 def _evaluate(t: Tensor, b: Bin, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:

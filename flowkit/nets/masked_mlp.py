@@ -11,6 +11,7 @@ from torch.nn import functional
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive
+from flowkit.nets._masked_linear import MaskedLinear
 from flowkit.nets._parts import activation_module
 
 
@@ -62,12 +63,12 @@ class MaskedMLP(nn.Module):
             seen = units
         outputs = adjacency.repeat_interleave(outputs_per_group, dim=0)
         masks.append(_contained(seen, outputs))
-        self.layers = nn.ModuleList(_MaskedLinear(mask) for mask in masks)
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
         self.act = activation_module(activation)
         self.context_layer = nn.Linear(context_features, masks[0].shape[0], bias=False) if context_features else None
-        self.skip: _MaskedLinear | None = None
+        self.skip: MaskedLinear | None = None
         if min(hidden, default=len(sets)) < len(sets):
-            self.skip = _MaskedLinear(torch.cat([outputs, outputs.new_ones(len(outputs), context_features)], dim=1), bias=False)
+            self.skip = MaskedLinear(torch.cat([outputs, outputs.new_ones(len(outputs), context_features)], dim=1), bias=False)
             nn.init.zeros_(self.skip.weight)
 
     @property
@@ -90,22 +91,6 @@ class MaskedMLP(nn.Module):
         order = torch.ones(3, 3, dtype=torch.bool).tril(-1)
         yield "ordered", cls(order, 2, (8, 8))
         yield "conditional", cls(order, 2, (8,), context_features=2)
-
-
-class _MaskedLinear(nn.Linear):
-    """Linear layer with some weights held at zero."""
-
-    mask: Tensor
-
-    def __init__(self, mask: Tensor, *, bias: bool = True) -> None:
-        super().__init__(mask.shape[1], mask.shape[0], bias=bias)
-        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
-        fan_in = mask.sum(1, keepdim=True).clamp(min=1)
-        with torch.no_grad():  # keep the variance that a dense layer of each unit's own fan-in would have
-            self.weight.mul_((mask.shape[1] / fan_in).sqrt() * self.mask)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.mask * self.weight, self.bias)
 
 
 def _spread(width: int, count: int) -> Tensor:

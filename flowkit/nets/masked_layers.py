@@ -1,0 +1,84 @@
+"""Masked perceptrons whose masks are given layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.errors import ConfigError
+from flowkit.core.registry import NETS
+from flowkit.nets._masked_linear import MaskedLinear, as_masks, through
+from flowkit.nets._parts import activation_module, join
+
+
+@NETS.register("masked_layers")
+class MaskedLayers(nn.Module):
+    """Perceptron with a mask of its own for every layer: for masked networks made elsewhere, whose masks are to be kept.
+
+    ``MaskedMLP`` chooses the masks from what may depend on what. The context enters the first layer in one of two ways:
+    ``joined``, as columns of the first mask after those of x, or ``added``, h = M_1 x + a(C context), C dense.
+
+    Args:
+        masks: boolean matrices (out, in), one per layer, inputs first.
+        context_features: size of the context's last axis.
+        context: how the context enters.
+        activation: as for ``MLP``.
+        dropout: share of hidden units set to zero while training, in every hidden layer but the first.
+
+    Shapes: x (*B, in_features), context (*B, context_features) -> (*B, rows of the last mask).
+
+    Reference: Germain et al. (2015), MADE, arXiv:1502.03509.
+    """
+
+    def __init__(
+        self,
+        masks: Sequence[Tensor],
+        *,
+        context_features: int = 0,
+        context: Literal["joined", "added"] = "joined",
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.masks = as_masks(masks, 1, "MaskedLayers")
+        if context not in ("joined", "added"):
+            raise ConfigError(f"MaskedLayers: expected context to be 'joined' or 'added'; got {context!r}.")
+        self.context_features, self.context, self.activation, self.dropout = context_features, context, activation, dropout
+        self.in_features = self.masks[0].shape[1] - (context_features if context == "joined" else 0)
+        self.out_features = self.masks[-1].shape[0]
+        if self.in_features < 0:
+            raise ConfigError(f"MaskedLayers: {context_features} context features in a first mask of {self.masks[0].shape[1]} columns.")
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in self.masks)
+        self.act, self.drop = activation_module(activation), nn.Dropout(dropout)
+        self.context_layer = nn.Linear(context_features, self.masks[0].shape[0]) if context_features and context == "added" else None
+
+    def dependence(self) -> Tensor:
+        """Which x reaches which output: boolean (out_features, in_features)."""
+        return through(self.masks)[:, : self.in_features]
+
+    @property
+    def last(self) -> nn.Linear:
+        """The output layer."""
+        return self.layers[-1]  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if self.context_layer is None:
+            h = self.layers[0](join(x, context))
+        else:
+            assert context is not None
+            h = self.layers[0](x) + self.act(self.context_layer(context.to(x.dtype)))
+        for number, layer in enumerate(self.layers[1:]):
+            h = self.act(h)
+            h = layer(self.drop(h) if number else h)
+        return h
+
+    @classmethod
+    def examples(cls) -> Iterator[tuple[str, MaskedLayers]]:
+        degrees = torch.arange(4) % 2
+        first, inner, last = degrees[:, None] >= torch.arange(3), degrees[:, None] >= degrees, torch.arange(3).repeat_interleave(2)[:, None] > degrees
+        yield "plain", cls((first, inner, last))
+        yield "context_added", cls((first, inner, last), context_features=2, context="added", activation="tanh")
+        yield "context_joined", cls((torch.cat([first, first.new_ones(4, 2)], dim=1), last), context_features=2)
