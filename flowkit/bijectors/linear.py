@@ -10,11 +10,11 @@ from torch import Tensor
 
 from flowkit.bijectors._linear_map import LinearMap, Parts
 from flowkit.bijectors._matrices import solve_lower_upper, times
-from flowkit.bijectors._matrix_cache import MatrixCache
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive
 from flowkit.core.transform import Transform
+from flowkit.numerics.value_cache import ValueCache
 
 
 @BIJECTORS.register("linear")
@@ -24,7 +24,7 @@ class Linear(LinearMap):
     The only form here that can reach a singular matrix: log_det is then -inf, which an exact likelihood keeps W away from.
     ``LULinear`` and the other factored forms cannot. Forward costs one product and, for log_det, a factorisation of O(D^3); inverse
     the factorisation and two triangular solves. Where no gradient flows into W the factorisation is kept until W changes
-    (see ``MatrixCache``: by value, so never stale).
+    (see ``ValueCache``: by value, so never stale).
 
     Args:
         features: D.
@@ -51,7 +51,7 @@ class Linear(LinearMap):
         weight = torch.eye(size) if start == "identity" else torch.linalg.qr(torch.randn(size, size))[0]
         super().__init__(size, {"weight": weight}, bias=bias, context_features=context_features, hidden=hidden)
         self.features, self.start = features, start
-        self._cache = MatrixCache()
+        self._cache = ValueCache()
 
     def _parts(self, context: Any, dtype: torch.dtype) -> dict[str, Tensor]:
         parts = super()._parts(context, dtype)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from flowkit.bijectors._linear_map import LinearMap, Parts
 from flowkit.bijectors._matrices import identity_like, times
-from flowkit.bijectors._matrix_cache import MatrixCache
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Transform
+from flowkit.numerics.value_cache import ValueCache
 
 
 @BIJECTORS.register("orthogonal")
@@ -50,7 +50,7 @@ class Orthogonal(LinearMap):
         places = torch.full((size, size), 2 * count)  # where in (entries, -entries, 0) each entry of A is found
         places[row, column], places[column, row] = torch.arange(count), count + torch.arange(count)
         self.register_buffer("places", places.flatten(), persistent=False)
-        self._cache = MatrixCache()
+        self._cache = ValueCache()
 
     def _orthogonal(self, skew: Tensor) -> tuple[Tensor]:
         """Q (*B, D, D) from the entries of A below its diagonal (*B, D (D - 1) / 2)."""

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from flowkit.bijectors._linear_map import LinearMap, Parts
 from flowkit.bijectors._matrices import identity_like, times
-from flowkit.bijectors._matrix_cache import MatrixCache
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Transform
+from flowkit.numerics.value_cache import ValueCache
 
 
 @BIJECTORS.register("rotation")
@@ -58,7 +58,7 @@ class Rotation(LinearMap):
         self.register_buffer("partner", partner, persistent=False)
         self.register_buffer("plane_of", plane_of, persistent=False)
         self.register_buffer("turn", turn, persistent=False)
-        self._cache = MatrixCache()
+        self._cache = ValueCache()
 
     def _turned(self, angles: Tensor, value: Tensor, *, back: bool) -> Tensor:
         """The value (*B, D) after all rounds, in one order or the other."""

@@ -13,6 +13,7 @@ from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import Context, check_context, check_event, sum_event
 from flowkit.distributions._starts import known_shape, start
 from flowkit.distributions.standard_normal import HALF_LOG_2PI
+from flowkit.numerics.normal_tails import normal_cdf
 
 
 @DISTRIBUTIONS.register("diagonal_normal")
@@ -78,7 +79,7 @@ class DiagonalNormal(Distribution):
         """Distribution function of each coordinate: (*B, *event) -> (*B, *event)."""
         check_context(context, self.context_shape, f"{self.who}.cdf")
         mean, log_scale = self._parameters_at(context)
-        return torch.special.ndtr((x - mean) * (-log_scale).exp())
+        return normal_cdf((x - mean) * (-log_scale).exp())
 
     def icdf(self, p: Tensor, context: Context = None) -> Tensor:
         """Quantile of each coordinate: probabilities (*B, *event) -> (*B, *event)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from flowkit.core.distribution import Distribution
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import as_shape, sum_event
+from flowkit.numerics.normal_tails import normal_cdf
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -41,7 +42,7 @@ class StandardNormal(Distribution):
 
     def cdf(self, x: Tensor) -> Tensor:
         """Distribution function of each coordinate: (*B, *event) -> (*B, *event)."""
-        return torch.special.ndtr(x)
+        return normal_cdf(x)
 
     def icdf(self, p: Tensor) -> Tensor:
         """Quantile of each coordinate: probabilities (*B, *event) -> (*B, *event)."""

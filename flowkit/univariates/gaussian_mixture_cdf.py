@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from flowkit.core.registry import UNIVARIATES
+from flowkit.numerics.normal_tails import log_q, normal_cdf, upper_quantile
 from flowkit.univariates._iterative import IterativeUnivariate
 from flowkit.univariates._mixtures import component_count, soft_bounded, spread
-from flowkit.univariates._normal_tail import log_q, upper_quantile
 
 LARGEST_LOG_SCALE = 3.0
 START = 0.25  # spread of the components' means at the start
@@ -46,7 +46,7 @@ class GaussianMixtureCDF(IterativeUnivariate):
         log_weights, means, log_rates = coefficients
         t = (z.unsqueeze(-1) - means) * torch.exp(log_rates)
         # 1. Turn the smaller tail upwards: v is large and positive far out on either side.
-        upper = (log_weights.exp() * torch.special.ndtr(-t)).sum(-1) < 0.5
+        upper = (log_weights.exp() * normal_cdf(-t)).sum(-1) < 0.5
         v = torch.where(upper.unsqueeze(-1), t, -t)
         positive = v.clamp(min=0)
         # 2. That tail is exp(log_tail - r^2 / 2), r the position of its largest component.

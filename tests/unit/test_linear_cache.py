@@ -15,7 +15,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from flowkit.bijectors import Linear, Orthogonal, Rotation, _matrix_cache
+from flowkit.bijectors import Linear, Orthogonal, Rotation
+from flowkit.numerics import value_cache
 
 SIZE = 4
 MAKERS: dict[str, Callable[[], Any]] = {
@@ -173,7 +174,7 @@ def test_each_change_would_be_missed_by_a_blind_cache(change: str, monkeypatch: 
     layer = made("exp")
     outputs(layer)
     CHANGES[change](layer)
-    monkeypatch.setattr(_matrix_cache, "_equal", lambda kept, sources: True)
+    monkeypatch.setattr(value_cache, "_equal", lambda kept, sources: True)
     try:
         got = outputs(layer)
     except RuntimeError as error:

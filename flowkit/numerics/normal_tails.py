@@ -16,6 +16,11 @@ SERIES = (1.0, -1.0, 3.0, -15.0, 105.0, -945.0, 10395.0, -135135.0)  # of Mills'
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def normal_cdf(x: Tensor) -> Tensor:
+    """Phi(x) with all its digits in the left tail, where torch.special.ndtr has few or none."""
+    return 0.5 * torch.special.erfc(-x * math.sqrt(0.5))
+
+
 def log_q(v: Tensor) -> Tensor:
     """log q(v) = log SF(v) + max(v, 0)^2 / 2, for any v; differentiable twice."""
     inverse_square = v.clamp(min=FAR) ** -2

@@ -1,4 +1,4 @@
-"""What a linear map derives from its parameters, kept while they keep their values."""
+"""Tensors derived from parameters, kept while those keep their values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flowkit.core.checks import runs_eagerly
 Derived = tuple[Tensor, ...]
 
 
-class MatrixCache:
-    """The last tensors derived from some parameters (a factorisation, a matrix exponential), reused while the parameters are equal.
+class ValueCache:
+    """The last tensors derived from some parameters (a factorisation, a normaliser), reused while the parameters are equal.
 
     The key is the parameters' values, not torch's version counter: fused optimisers, writes through ``.data``, ``p.data = other``
     and gathered shards of FSDP change a parameter and leave ``_version`` as it was, and inference tensors have none. Comparing
-    costs O(D^2) against the O(D^3) that is saved. On an accelerator the answer would have to be waited for: nothing is kept there.
+    costs far less than what is saved. On an accelerator the answer would have to be waited for: nothing is kept there.
 
     It serves only where nothing is recorded: not while a gradient flows into the parameters, not under functorch, forward-mode,
     tracing or compilation. It is never copied nor pickled: a copy of the map starts with an empty one.
@@ -47,14 +47,14 @@ class MatrixCache:
         """Let go of the tensors."""
         self._entry = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MatrixCache:
-        return MatrixCache()
+    def __deepcopy__(self, memo: dict[int, Any]) -> ValueCache:
+        return ValueCache()
 
-    def __copy__(self) -> MatrixCache:
-        return MatrixCache()
+    def __copy__(self) -> ValueCache:
+        return ValueCache()
 
-    def __reduce__(self) -> tuple[type[MatrixCache], tuple[()]]:
-        return MatrixCache, ()
+    def __reduce__(self) -> tuple[type[ValueCache], tuple[()]]:
+        return ValueCache, ()
 
 
 def _may_keep(sources: Sequence[Tensor]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
+from flowkit.numerics.normal_tails import HALF_LOG_2PI, log_q
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 NARROW = 2.0  # (b - a) times the size of the score: below it 16 Gauss nodes are exact
@@ -47,9 +47,7 @@ def _top(last: Tensor) -> Tensor:
 
 def _log_scaled(x: Tensor) -> Tensor:
     """log Phi(x) + min(x, 0)^2 / 2."""
-    left = x < 0
-    scaled = torch.special.erfcx(torch.where(left, -x, 0.0) * math.sqrt(0.5)).log() - math.log(2.0)
-    return torch.where(left, scaled, torch.log1p(-0.5 * torch.erfc(torch.where(left, 0.0, x) * math.sqrt(0.5))))
+    return log_q(-x)
 
 
 def _log_strip(last: Tensor, width: Tensor) -> Tensor:
