@@ -32,7 +32,7 @@ __all__ = [
     "univariates",
 ]
 
-_ON_DEMAND = ("estimators", "experiment", "plots", "testing")  # they need optional packages, or take time to import
+_ON_DEMAND = ("estimators", "experiment", "interop", "plots", "testing")  # they need optional packages, or take time to import
 
 
 def __getattr__(name: str) -> ModuleType:
