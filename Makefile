@@ -16,8 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train on real data; prints where checkpoint, samples and report are
 	$(BIN)/python -m flowkit.experiment.demo $(DEMO)
 
+# a process per core, each with one thread: spinning threads of several processes would stand in each other's way
 test: lint  ## everything CI runs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

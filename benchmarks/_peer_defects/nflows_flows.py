@@ -142,7 +142,7 @@ DEFECTS = [
         **at_most(1e-5),
         measure=round_trip(torch.eye(3)),
         theirs=lambda: pair(_transforms().NaiveLinear(3)),
-        ours=lambda: pair(fk.bijectors.Linear(3, start="orthogonal")),
+        ours=lambda: pair(fk.bijectors.Linear(3, start="rotation")),
         raises="RuntimeError",
     ),
     Defect(

@@ -32,6 +32,9 @@ class Composed(Bijector):
     def codomain(self) -> Domain:
         return self.chain.codomain
 
+    def parts(self) -> list[Any]:
+        return self.chain.parts()
+
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self.chain(z, context, generator=generator)
 
@@ -43,3 +46,9 @@ class Composed(Bijector):
 
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.chain.initialize(value, context, inverse=inverse, generator=generator)
+
+    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.chain.push_score(z, score, context, generator=generator)
+
+    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.chain.pull_score(x, score, context, generator=generator)

@@ -13,6 +13,14 @@ from flowkit.core.univariate import Univariate
 from flowkit.nets import Constant
 
 
+def check_univariate(univariate: Univariate, who: str) -> Univariate:
+    """The scalar map given by the user, once it is known to be one: neither its name nor its class."""
+    if not isinstance(univariate, Univariate):
+        got = f"the class {univariate.__name__}" if isinstance(univariate, type) else repr(univariate)
+        raise ConfigError(f"{who}: expected a univariate; got {got}. Pass an instance, e.g. Affine().")
+    return univariate
+
+
 def conditioner(
     net: str, who: str, in_features: int, groups: int, univariate: Univariate, hidden: tuple[int, ...], context_features: int, activation: str
 ) -> nn.Module:

@@ -15,7 +15,7 @@ from flowkit.core.univariate import Univariate
 
 def image_shape(shape: int | Sequence[int | None], who: str) -> tuple[int, int | None, int | None]:
     """Read an image shape: an int is the number of channels of images of any size."""
-    read = (shape, None, None) if isinstance(shape, int) else shape
+    read = shape if isinstance(shape, Sequence) else (shape, None, None)
     sizes = as_shape(read, who)
     if len(sizes) != 3 or sizes[0] is None:
         raise ShapeError(f"{who}: expected a number of channels, or (C, H, W) with C known; got {show(sizes)}.")

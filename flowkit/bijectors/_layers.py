@@ -32,10 +32,13 @@ class Layers(nn.Module):
         super().__init__()
         if not isinstance(bijector, Bijector):
             raise ConfigError(f"{who}: expected a bijector; got {type(bijector).__name__}.")
-        made = [bijector, *(_afresh(bijector) for _ in range(positive(count, who, "the number of layers") - 1))]
-        self.bijector, self.count = stacked(made), count
+        self.count = positive(count, who, "the number of layers")
+        self.bijector = stacked([bijector, *(_afresh(bijector) for _ in range(self.count - 1))])
         state = self.bijector.state_dict()
         self.names = tuple(name for name, _ in self.bijector.named_parameters()) + tuple(name for name, _ in self.bijector.named_buffers() if name in state)
+        # a tensor tied across modules stands at several places, a module met twice has its places once
+        position = {id(tensor): i for i, tensor in enumerate(self.stacks())}
+        self.places = tuple((".".join(filter(None, ("bijector", path, name))), position[id(tensor)]) for path, _, name, tensor in _entries(self.bijector))
 
     def stacks(self) -> tuple[Tensor, ...]:
         """The stacked tensors (count, ...), in the order of ``names``."""
@@ -47,8 +50,8 @@ class Layers(nn.Module):
 
     def run(self, tensors: Sequence[Tensor], method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the bijector with these tensors as its parameters."""
-        named = {f"bijector.{name}": tensor for name, tensor in zip(self.names, tensors, strict=True)}
-        return functional_call(self, named, (method, *arguments), options)
+        named = {place: tensors[i] for place, i in self.places}
+        return functional_call(self, named, (method, *arguments), options, tie_weights=False)
 
     def forward(self, method: str, *arguments: Any, **options: Any) -> Any:
         """``method`` of the bijector, as ``functional_call`` reaches it."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._learned import Learned
 from flowkit.bijectors._matrices import identity_like
 from flowkit.core.errors import ConfigError
-from flowkit.core.shapes import as_shape, constant_log_det
+from flowkit.core.shapes import as_shape, constant_log_det, positive_sizes, whole_number
 from flowkit.core.traits import Traits
-from flowkit.core.transform import Bijector
+from flowkit.core.transform import Bijector, Transform
+from flowkit.nets._learned import Learned
 from flowkit.numerics.precision import full_precision
 
 Parts = Mapping[str, Tensor]
@@ -34,13 +34,15 @@ class LinearMap(Bijector):
     """
 
     traits = Traits(jacobian="constant")
+    own_names: ClassVar[bool] = False  # the parameters are attributes of the map itself, not of its ``learned``
     bias: bool
     context_features: int
     hidden: tuple[int, ...]
 
     def __init__(self, event: int | Sequence[int], start: Parts, *, bias: bool, context_features: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.bias, self.context_features, self.hidden = bias, context_features, tuple(hidden)
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.bias, self.context_features, self.hidden = bias, context_features, positive_sizes(hidden, self.who, "hidden")
         self.in_shape = self.out_shape = as_shape(event, self.who)
         names = dict(start)
         if bias:
@@ -49,7 +51,7 @@ class LinearMap(Bijector):
             self.context_shape = (context_features,)
             if not any(value.numel() for value in names.values()):
                 raise ConfigError(f"{self.who}: has no parameters for features=1, so a context can change nothing. Drop context_features, or use Identity.")
-        self.learned = Learned(names, context_features, self.hidden)
+        self.learned = Learned(names, context_features, self.hidden, owner=self if self.own_names else None)
 
     def _times(self, parts: Parts, value: Tensor) -> tuple[Tensor, Tensor]:
         """W value and log|det W|, of shape () or the batch shape; parts and value in float32 at least."""
@@ -59,10 +61,14 @@ class LinearMap(Bijector):
         """W^-1 value and log|det W|."""
         raise NotImplementedError
 
+    def _values(self) -> dict[str, Tensor]:
+        """The learned parameters, without what a context adds to them."""
+        return {name: getattr(self, name) for name in self.learned.shapes} if self.own_names else dict(self.learned.values.items())
+
     def _parts(self, context: Any, dtype: torch.dtype) -> dict[str, Tensor]:
         """The parameters at a context, in the arithmetic's dtype: triangular solves do not exist in half precision."""
         exact = torch.promote_types(dtype, torch.float32)
-        return {name: part.to(exact) for name, part in self.learned(context).items()}
+        return {name: part.to(exact) for name, part in self.learned(context, self._values()).items()}
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         parts = self._parts(context, z.dtype)  # outside: the net of the context may run in lower precision
@@ -80,7 +86,7 @@ class LinearMap(Bijector):
 
     def matrix(self, context: Tensor | None = None) -> Tensor:
         """The matrix W on flattened events: (n, n), or (*B, n, n) with a context (*B, context_features)."""
-        first = next(iter(self.learned.values.values()))
+        first = next(iter(self._values().values()))
         event = tuple(int(size) for size in self.in_shape if size is not None)
         parts = self._parts(None if context is None else context.unsqueeze(-2), first.dtype)  # one set of parts for all columns of W
         columns = identity_like(first, prod(event)).to(torch.promote_types(first.dtype, torch.float32))
@@ -90,15 +96,44 @@ class LinearMap(Bijector):
 
     def _shift(self) -> Tensor:
         """The shift of an unconditional map, zeros if it has none."""
+        values = self._values()
         if self.bias:
-            return self.learned.values["shift"]
-        first = next(iter(self.learned.values.values()))
-        return first.new_zeros(tuple(int(size) for size in self.in_shape if size is not None))
+            return values["shift"]
+        return next(iter(values.values())).new_zeros(tuple(int(size) for size in self.in_shape if size is not None))
+
+    def _mergeable(self, following: Transform) -> Self | None:
+        """The following map, if it is of this class and shape and neither map has a context."""
+        if not isinstance(following, type(self)) or following.in_shape != self.in_shape or self.context_features or following.context_features:
+            return None
+        return following
 
     @torch.no_grad()
     def _filled(self, **values: Tensor) -> Any:
         """This freshly built map with those parameters, on their device and of their dtype."""
         self.to(next(iter(values.values())))
-        for name, parameter in self.learned.values.items():
+        for name, parameter in self._values().items():
             parameter.copy_(values[name])
         return self
+
+
+class GeneralLinearMap(LinearMap):
+    """A form that reaches every invertible W, so that products and inverses stay in it. A subclass writes ``_from_matrix``."""
+
+    def _from_matrix(self, matrix: Tensor, shift: Tensor) -> Any:
+        """A map of this class with that W (D, D) and shift (D,)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def merge(self, following: Transform) -> Transform | None:
+        outer = self._mergeable(following)
+        if outer is None:
+            return None
+        matrix = outer.matrix()
+        return self._from_matrix(matrix @ self.matrix(), matrix @ self._shift() + outer._shift())
+
+    @torch.no_grad()
+    def inverted(self) -> Any:
+        if self.context_features:
+            return None
+        inverse = torch.linalg.inv(self.matrix())
+        return self._from_matrix(inverse, -inverse @ self._shift())

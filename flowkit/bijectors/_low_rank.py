@@ -17,14 +17,13 @@ from torch import Tensor
 
 from flowkit.bijectors._matrices import identity_like, lower_upper, reflect, solve_lower_upper, times
 from flowkit.core.errors import ConfigError
-from flowkit.core.shapes import positive
 
 Parts = Mapping[str, Tensor]
 
 
 def low_rank_start(features: int, rank: int, who: str) -> dict[str, Tensor]:
     """Parameters at which the update is nothing; Q points anywhere."""
-    if positive(rank, who, "rank") > positive(features, who, "features"):
+    if rank > features:
         raise ConfigError(f"{who}: expected rank <= features={features}; got {rank}.")
     start = {"log_pivots": torch.zeros(rank)}
     if rank > 1:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._joint_domains import PartsDomain
-from flowkit.core.algebra._context import part, shared_context
+from flowkit.core.algebra.contexts import part, shared_context
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
-from flowkit.core.shapes import Context, Shape, zeros_log_det
+from flowkit.core.shapes import Context, Shape, plain_int, zeros_log_det
 from flowkit.core.traits import Jacobian, combine
 from flowkit.core.transform import Bijector
 
@@ -120,6 +120,7 @@ def side_by_side(kinds: Sequence[Jacobian]) -> Jacobian:
 
 def event_axis(axis: int, rank: int, who: str) -> int:
     """An axis of an event of that rank, counted from 0; negative ones count from its end."""
-    if not isinstance(axis, int) or isinstance(axis, bool) or not -rank <= axis < rank:
+    place = plain_int(axis)
+    if place is None or not -rank <= place < rank:
         raise ConfigError(f"{who}: expected axis to be an int from {-rank} to {rank - 1} for events of {rank} axes; got {axis!r}.")
-    return axis % rank
+    return place % rank

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._learned import Learned
+from flowkit.bijectors._matrices import cayley, lower_upper, random_rotation, reflections, triangular
 from flowkit.core.errors import ConfigError
+from flowkit.nets._learned import Learned
 
 
 class SquareMatrix(nn.Module):
@@ -58,7 +59,7 @@ class PLU(SquareMatrix):
     sign: Tensor
 
     def _start(self, channels: int, rotation: bool) -> dict[str, Tensor]:
-        start = _random_rotation(channels) if rotation else torch.eye(channels)
+        start = random_rotation(channels) if rotation else torch.eye(channels)
         permutation, lower, upper = torch.linalg.lu(start)
         gather = permutation.argmax(1)  # row i of W is row gather[i] of L U
         # P and the signs are drawn with the start, so they are saved with the parameters
@@ -69,11 +70,7 @@ class PLU(SquareMatrix):
         return values if channels == 1 else values | {"factors": lower.tril(-1) + upper.triu(1)}
 
     def _lower_upper(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        diagonal = torch.diag_embed(self.sign.to(values["log_diagonal"].dtype) * values["log_diagonal"].exp())
-        if "factors" not in values:
-            return torch.ones_like(diagonal), diagonal
-        eye = torch.diag_embed(torch.ones_like(values["log_diagonal"]))
-        return values["factors"].tril(-1) + eye, values["factors"].triu(1) + diagonal
+        return lower_upper(values.get("factors"), self.sign.to(values["log_diagonal"].dtype) * values["log_diagonal"].exp())
 
     def multiply(self, values: Mapping[str, Tensor], columns: Tensor) -> Tensor:
         lower, upper = self._lower_upper(values)
@@ -100,10 +97,10 @@ class QR(SquareMatrix):
         return values | {"directions": torch.randn(channels, count) if rotation else pairs, "upper": torch.zeros(channels, channels)}
 
     def _factors(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        triangle = torch.diag_embed(values["log_diagonal"].exp())
+        triangle = triangular(values.get("upper"), values["log_diagonal"].exp(), upper=True)
         if "directions" not in values:
             return torch.ones_like(triangle), triangle
-        return _reflections(values["directions"]), triangle + values["upper"].triu(1)
+        return reflections(values["directions"].mT).mT, triangle  # H_1 ... H_n along the columns
 
     def multiply(self, values: Mapping[str, Tensor], columns: Tensor) -> Tensor:
         orthogonal, triangle = self._factors(values)
@@ -143,9 +140,7 @@ class Cayley(SquareMatrix):
 
     def _matrix(self, values: Mapping[str, Tensor]) -> Tensor:
         lower = values["skew"].tril(-1)
-        skew = lower - lower.mT
-        eye = torch.diag_embed(torch.ones_like(skew[..., 0]))
-        return torch.linalg.solve(eye + skew, eye - skew)  # the factors commute
+        return cayley(lower - lower.mT)
 
     def multiply(self, values: Mapping[str, Tensor], columns: Tensor) -> Tensor:
         return self._matrix(values) @ columns
@@ -160,25 +155,6 @@ class Cayley(SquareMatrix):
 FORMS: dict[str, type[SquareMatrix]] = {"plu": PLU, "qr": QR, "exp": Exponential, "cayley": Cayley}
 
 
-def _reflections(directions: Tensor) -> Tensor:
-    """The product H_1 ... H_n of reflections along the columns of (*, C, n), n at most C: (*, C, C).
-
-    In the compact form I - V T V^T, with V of unit columns and T^-1 = I / 2 + the strict upper triangle of V^T V
-    (Schreiber and Van Loan 1989), it takes one triangular solve instead of n products.
-    """
-    unit = directions / directions.norm(dim=-2, keepdim=True)
-    inner = (unit.mT @ unit).triu(1) + torch.diag_embed(torch.full_like(unit[..., 0, :], 0.5))
-    eye = torch.diag_embed(torch.ones_like(unit[..., 0]))
-    return eye - unit @ torch.linalg.solve_triangular(inner, unit.mT, upper=True)
-
-
 def _random_skew(channels: int) -> Tensor:
     noise = torch.randn(channels, channels) / channels**0.5
     return noise - noise.mT
-
-
-def _random_rotation(channels: int) -> Tensor:
-    """A rotation drawn uniformly (with determinant +1)."""
-    orthogonal, triangle = torch.linalg.qr(torch.randn(channels, channels))
-    orthogonal = orthogonal * triangle.diagonal().sign()
-    return torch.cat([orthogonal[:, :1] * torch.linalg.det(orthogonal).sign(), orthogonal[:, 1:]], dim=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flowkit.bijectors._parallel import event_axis
 from flowkit.core.errors import ConfigError, ShapeError, nearest
-from flowkit.core.shapes import Shape, show, unify
+from flowkit.core.shapes import Shape, plain_int, show, unify
 from flowkit.core.transform import Bijector
 
 KEYS = {"apply": {"apply", "to", "as", "given"}, "split": {"split", "into", "axis"}, "join": {"join", "as", "axis"}}
@@ -81,9 +81,9 @@ def _read(i: int, step: Any) -> Step:
     if kind == "join":
         return Step(kind, label, _names(step["join"], label), _names([step["as"]], label), axis=step.get("axis", 0))
     sizes = step["into"]
-    if not isinstance(sizes, Mapping) or not sizes or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes.values()):
+    if not isinstance(sizes, Mapping) or not sizes or any((plain_int(size) or 0) < 1 for size in sizes.values()):
         raise ConfigError(f"Graph: {label}: expected 'into' to map names to sizes >= 1; got {sizes!r}.")
-    return Step(kind, label, _names([step["split"]], label), _names(list(sizes), label), axis=step.get("axis", 0), sizes=tuple(sizes.values()))
+    return Step(kind, label, _names([step["split"]], label), _names(list(sizes), label), axis=step.get("axis", 0), sizes=tuple(map(int, sizes.values())))
 
 
 def _names(names: Any, label: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import as_shape, sum_event
+from flowkit.core.shapes import as_shape, sum_event, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector, Transform
 
@@ -43,6 +43,7 @@ class Affine(Bijector):
         context_features: int = 0,
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, self.who, "context_features", 0)
         self.shape, self.loc, self.scale, self.context_features = shape, loc, scale, context_features
         self.in_shape = self.out_shape = as_shape(shape, "Affine")
         if None in self.in_shape:

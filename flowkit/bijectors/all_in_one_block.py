@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._composed import Composed
+from flowkit.bijectors._matrices import random_rotation
 from flowkit.bijectors.act_norm import ActNorm
 from flowkit.bijectors.coupling import Coupling
 from flowkit.bijectors.householder import Householder
@@ -16,7 +17,7 @@ from flowkit.bijectors.permutation import Permutation
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, zeros_log_det
+from flowkit.core.shapes import positive, positive_sizes, whole_number, zeros_log_det
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
@@ -59,15 +60,17 @@ class AllInOneBlock(Composed):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        self.features, self.hidden, self.clamp = positive(features, "AllInOneBlock", "features"), tuple(hidden), clamp
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.features, self.hidden, self.clamp = positive(features, "AllInOneBlock", "features"), positive_sizes(hidden, self.who, "hidden"), clamp
+        seed = whole_number(seed, self.who, "seed", 0)
         self.mixing, self.seed, self.context_features, self.net, self.activation = mixing, seed, context_features, net, activation
         if mixing not in MIXINGS:
             raise ConfigError(f"AllInOneBlock: expected mixing to be one of {', '.join(MIXINGS)}; got {mixing!r}.")
         affine = build({"name": "affine", "bound": clamp}, Univariate)
-        parts: list[Bijector] = [Coupling(features, affine, self.hidden, context_features=context_features, net=net, activation=activation)]
-        parts += [ActNorm((features,)), _FixedRotation(features, seed) if mixing == "soft" else Permutation.random(features, seed=seed)]
-        if mixing == "householder" and features > 1:  # of one feature it would only be a sign
-            parts.append(Householder(features, features))
+        parts: list[Bijector] = [Coupling(self.features, affine, self.hidden, context_features=context_features, net=net, activation=activation)]
+        parts += [ActNorm((self.features,)), _FixedRotation(self.features, seed) if mixing == "soft" else Permutation.random(self.features, seed=seed)]
+        if mixing == "householder" and self.features > 1:  # of one feature it would only be a sign
+            parts.append(Householder(self.features, self.features))
         self._compose(parts)
 
     @classmethod
@@ -87,11 +90,8 @@ class _FixedRotation(Bijector):
         super().__init__()
         self.features, self.seed = features, seed
         self.in_shape = self.out_shape = (features,)
-        drawn = torch.randn(features, features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        orthogonal, triangle = torch.linalg.qr(drawn)
-        orthogonal = orthogonal * triangle.diagonal().sign()
-        orthogonal[:, 0] *= torch.linalg.det(orthogonal).sign()
-        self.register_buffer("rotation", orthogonal.to(torch.get_default_dtype()))  # saved: QR differs between machines
+        rotation = random_rotation(features, torch.Generator().manual_seed(seed), torch.float64)
+        self.register_buffer("rotation", rotation.to(torch.get_default_dtype()))  # saved: QR differs between machines
 
     def _matrix(self, like: Tensor) -> Tensor:
         """The rotation in the dtype of the call (float32 at least).

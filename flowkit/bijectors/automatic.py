@@ -68,7 +68,7 @@ class Automatic(Bijector):
         if None in self.in_shape or (jacobian == "dense" and not self.in_shape):
             raise ShapeError(f"Automatic: expected a shape of known sizes, with an axis if the Jacobian is dense; got {show(self.in_shape)}.")
         self._size = torch.Size(self.in_shape).numel()  # type: ignore[arg-type]
-        self.context_shape = None if context_shape is None else tuple(context_shape)
+        self.context_shape = None if context_shape is None else as_shape(tuple(context_shape), "Automatic")
         known = function.traits if isinstance(function, Bijector) else Traits()
         found = inverse_function is None
         self.traits = Traits(

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._conditioning import check_conditioner, grouped, start_at, traits_over, univariate_domain
+from flowkit.bijectors._conditioning import check_conditioner, check_univariate, grouped, start_at, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS, NETS
-from flowkit.core.shapes import positive, sum_event
+from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.traits import Jacobian
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
@@ -57,12 +57,14 @@ class Autoregressive(Bijector):
         conditioner: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.features, self.hidden = positive(features, "Autoregressive", "features"), tuple(hidden)
-        self.passes, self.adjacency, self.order = passes, adjacency, order
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        features = self.features = positive(features, "Autoregressive", "features")
+        passes = None if passes is None else whole_number(passes, "Autoregressive", "passes", 1, features + 1)
+        self.hidden, self.passes, self.adjacency, self.order = positive_sizes(hidden, self.who, "hidden"), passes, adjacency, order
         self.context_features, self.activation = context_features, activation
         self.in_shape = self.out_shape = (features,)
         self.context_shape = (context_features,) if context_features else None
-        self.univariate = univariate
+        self.univariate = check_univariate(univariate, self.who)
         self._univariate = univariate.select(range(features))
         allowed = _allowed(features, passes, adjacency, order)
         self._levels = _levels(allowed)
@@ -145,8 +147,6 @@ def _allowed(features: int, passes: int | None, adjacency: Any, order: Sequence[
     if position.tolist() != list(range(features)) and sorted(position.tolist()) != list(range(features)):
         raise ConfigError(f"Autoregressive: expected order to be a permutation of 0 .. {features - 1}; got {order}.")
     count = features if passes is None else passes
-    if not isinstance(count, int) or not 1 <= count <= features:
-        raise ConfigError(f"Autoregressive: expected 1 <= passes <= {features}; got {passes!r}.")
     group = position * count // features
     return group[:, None] > group[None, :]
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._conditioning import traits_over
+from flowkit.bijectors._conditioning import check_univariate, traits_over
 from flowkit.bijectors._image_conditioning import image_domain, image_shape, start_image_net
 from flowkit.core.build import build
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 from flowkit.nets import PixelCNN
@@ -49,13 +49,14 @@ class Autoregressive2d(Bijector):
         kernel: int = 3,
     ) -> None:
         super().__init__()
-        self.shape, self.hidden, self.context_features = shape, tuple(hidden), context_features
-        self.activation, self.kernel = activation, kernel
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.shape, self.hidden, self.context_features = shape, positive_sizes(hidden, self.who, "hidden"), context_features
+        self.activation, self.kernel = activation, positive(kernel, "Autoregressive2d", "kernel")
         self.in_shape = self.out_shape = image_shape(shape, "Autoregressive2d")
         self.context_shape = (context_features,) if context_features else None
         channels = self.in_shape[0]
         every = list(range(channels))
-        self.univariate = univariate
+        self.univariate = check_univariate(univariate, self.who)
         self._univariate = univariate.select(every)
         self._of_channel = torch.nn.ModuleList(univariate.select([channel]) for channel in every)
         net = PixelCNN(channels, self._univariate.parameter_count, self.hidden, context_features=context_features, activation=activation, kernel=kernel)

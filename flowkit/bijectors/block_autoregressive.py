@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowkit.bijectors._learned import Learned
 from flowkit.bijectors._scalar_roots import bracketed_root
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, sum_event
+from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.nets._learned import Learned
+from flowkit.numerics.activations import log_sech
 from flowkit.numerics.precision import full_precision
+
+START_GATE = -2.0  # a network with a share of 0.12: near the identity, and it learns from the first step on
+FIRST_BIAS = 2.0  # range of the first units' biases, which bend where the data are
+POINTS = 64  # quantiles that the start is fitted on
 
 Offset = Callable[[int, Tensor], Tensor]
 
@@ -30,6 +35,7 @@ class BlockAutoregressive(Bijector):
     Every feature has its own units in each hidden layer. Weights from a feature's units to its own next ones are positive
     (exponentials), those from earlier features are free, the others zero: the Jacobian is lower triangular, and its diagonal
     is the product of the positive blocks and the slopes of tanh, kept as a logarithm. The gate makes the range all of R^D.
+    A layer starts near the identity, with g = 0.12 and a network of slope one over standard normal values.
 
     Forward costs one pass of the network, D^2 times its width squared. The inverse solves the features one after the other,
     all rows at once; each root needs only its own units, so that all D together cost one pass and D searches of a
@@ -57,24 +63,38 @@ class BlockAutoregressive(Bijector):
         activation: str = "silu",
     ) -> None:
         super().__init__()
-        self.features, self.hidden = positive(features, "BlockAutoregressive", "features"), tuple(hidden)
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.features, self.hidden = positive(features, "BlockAutoregressive", "features"), positive_sizes(hidden, self.who, "hidden")
         if not self.hidden:
             raise ConfigError("BlockAutoregressive: expected at least one hidden layer; got none. Pass e.g. hidden=(8,).")
         self.context_features, self.context_hidden, self.activation = context_features, tuple(context_hidden), activation
-        self.in_shape = self.out_shape = (features,)
+        self.in_shape = self.out_shape = (self.features,)
         self.context_shape = (context_features,) if context_features else None
         sizes = [1, *(positive(width, "BlockAutoregressive", "hidden width") for width in self.hidden), 1]
         pairs = list(itertools.pairwise(sizes))
-        # own blocks (D, out, in) start as means of their inputs, so that a layer starts near the identity
-        self.log_weights = nn.ParameterList(0.1 * torch.randn(features, after, before) - math.log(before) for before, after in pairs)
+        # own blocks (D, out, in) start as means of their inputs
+        self.log_weights = nn.ParameterList(0.1 * torch.randn(self.features, after, before) - math.log(before) for before, after in pairs)
         # blocks of earlier features (D out, D in), masked
-        self.weights = nn.ParameterList(0.1 * torch.randn(features * after, features * before) for before, after in pairs if features > 1)
+        self.weights = nn.ParameterList(0.1 * torch.randn(self.features * after, self.features * before) for before, after in pairs if self.features > 1)
         for layer, (before, after) in enumerate(pairs):
-            later = torch.ones(features, features, dtype=torch.bool).tril(-1)
+            later = torch.ones(self.features, self.features, dtype=torch.bool).tril(-1)
             self.register_buffer(f"mask_{layer}", later.repeat_interleave(after, 0).repeat_interleave(before, 1), persistent=False)
-        start = {f"bias_{layer}": 2 * torch.rand(features, after) - 1 for layer, (_, after) in enumerate(pairs[:-1])}
-        start |= {f"bias_{len(self.hidden)}": torch.zeros(features, 1), "gate": torch.zeros(features)}
+        start = {f"bias_{layer}": 2 * torch.rand(self.features, after) - 1 for layer, (_, after) in enumerate(pairs[:-1])}
+        start["bias_0"] *= FIRST_BIAS
+        start[f"bias_{len(self.hidden)}"] = self._calibrated([start[f"bias_{layer}"] for layer in range(len(self.hidden))])
+        start["gate"] = torch.full((self.features,), START_GATE)
         self.learned = Learned(start, context_features, self.context_hidden, activation)
+
+    @torch.no_grad()
+    def _calibrated(self, biases: Sequence[Tensor]) -> Tensor:
+        """Scale the last own blocks so that over standard normal values the network has slope one; the last bias (D, 1) that centres it."""
+        z = torch.special.ndtri((torch.arange(POINTS) + 0.5) / POINTS).unsqueeze(-1)
+        zeros = torch.zeros(self.features, 1)
+        weights = [weight.exp() for weight in self.log_weights]
+        output = _units(z.expand(-1, self.features), weights, lambda layer, _: [*biases, zeros][layer])[1][-1].squeeze(-1)
+        slope = (z * output).mean(0) / z.square().mean()  # of the straight line that fits best
+        self.log_weights[-1].sub_(slope.log().reshape(-1, 1, 1))
+        return -(output.mean(0) / slope).unsqueeze(-1)
 
     def _earlier(self, layer: int) -> Tensor | None:
         """Weights from earlier features' units (D out, D in); None for a single feature, which has none."""
@@ -155,7 +175,7 @@ def _log_slope(gate: Tensor, weights: Sequence[Tensor], outputs: Sequence[Tensor
     """log dx/dz (*B, d): the product of positive blocks and slopes of tanh, in logarithms."""
     log_slope = weights[0].log().squeeze(-1)
     for weight, output in zip(weights[1:], outputs, strict=False):
-        log_slope = log_slope + 2 * (math.log(2) - output - functional.softplus(-2 * output))  # slope of tanh there
+        log_slope = log_slope + 2 * log_sech(output)  # slope of tanh there
         largest = log_slope.amax(-1, keepdim=True).detach()  # scaled out, so that the product cannot underflow
         log_slope = largest + _per_feature(weight, torch.exp(log_slope - largest)).log()
     return torch.logaddexp(functional.logsigmoid(-gate), functional.logsigmoid(gate) + log_slope.squeeze(-1))

@@ -11,7 +11,7 @@ from flowkit.bijectors._linear_map import LinearMap, Parts
 from flowkit.bijectors._matrices import lower_upper, solve_lower_upper, times
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes
 
 
 @BIJECTORS.register("block_triangular")
@@ -47,8 +47,8 @@ class BlockTriangular(LinearMap):
         size = positive(features, "BlockTriangular", "features")
         start = {"log_diagonal": torch.zeros(size)} | ({"factors": torch.zeros(size, size)} if size > 1 else {})  # L below, U above the diagonal
         super().__init__(size, start, bias=bias, context_features=context_features, hidden=hidden)
-        self.features, self.blocks = features, blocks
         sizes = _sizes(size, blocks)
+        self.features, self.blocks = size, tuple(sizes) if isinstance(blocks, Sequence) else sizes[0]
         member = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))  # which block a feature is in
         self.register_buffer("within", member[:, None] == member, persistent=False)
 
@@ -72,8 +72,9 @@ class BlockTriangular(LinearMap):
 
 
 def _sizes(features: int, blocks: int | Sequence[int]) -> list[int]:
-    if isinstance(blocks, int) and blocks > 0 and features % blocks == 0:
-        return [blocks] * (features // blocks)
-    if isinstance(blocks, int) or sum(blocks) != features or min(blocks) < 1:
+    equal = None if isinstance(blocks, Sequence) else positive(blocks, "BlockTriangular", "blocks")
+    if equal is not None and features % equal == 0:
+        return [equal] * (features // equal)
+    if not isinstance(blocks, Sequence) or sum(positive_sizes(blocks, "BlockTriangular", "blocks")) != features:
         raise ConfigError(f"BlockTriangular: expected block sizes >= 1 that sum to features = {features}; got {blocks}. Pass e.g. blocks=(2, 1).")
     return [int(size) for size in blocks]

@@ -33,7 +33,7 @@ class CholeskyLinear(LinearMap):
         size = positive(features, "CholeskyLinear", "features")
         start = {"log_diagonal": torch.zeros(size)} | ({"entries": torch.zeros(size, size)} if size > 1 else {})
         super().__init__(size, start, bias=bias, context_features=context_features, hidden=hidden)
-        self.features = features
+        self.features = size
 
     def _times(self, parts: Parts, value: Tensor) -> tuple[Tensor, Tensor]:
         lower = triangular(parts.get("entries"), parts["log_diagonal"].exp(), upper=False)

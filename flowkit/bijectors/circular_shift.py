@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._learned import Learned
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import as_shape, zeros_log_det
+from flowkit.core.shapes import as_shape, positive_sizes, whole_number, zeros_log_det
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.nets._learned import Learned
 
 
 @BIJECTORS.register("circular_shift")
@@ -49,8 +49,9 @@ class CircularShift(Bijector):
         hidden: Sequence[int] = (64,),
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, self.who, "context_features", 0)
         self.shape, self.low, self.high, self.shift = shape, low, high, shift
-        self.context_features, self.hidden = context_features, tuple(hidden)
+        self.context_features, self.hidden = context_features, positive_sizes(hidden, self.who, "hidden")
         self.in_shape = self.out_shape = as_shape(shape, "CircularShift")
         if None in self.in_shape:
             raise ConfigError(f"CircularShift: expected a shape of known sizes; got {shape!r}. Pass e.g. (4,).")

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowkit.bijectors._square_matrix import FORMS
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import constant_log_det, positive
+from flowkit.core.shapes import constant_log_det, positive, positive_sizes, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.numerics.precision import full_precision
@@ -55,15 +55,16 @@ class Conv1x1(Bijector):
         hidden: Sequence[int] = (64,),
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, self.who, "context_features", 0)
         self.channels, self.form, self.start = positive(channels, "Conv1x1", "channels"), form, start
-        self.context_features, self.hidden = context_features, tuple(hidden)
+        self.context_features, self.hidden = context_features, positive_sizes(hidden, self.who, "hidden")
         if form not in FORMS:
             raise ConfigError(f"Conv1x1: expected form to be one of {', '.join(FORMS)}; got {form!r}.")
         if start not in ("identity", "rotation"):
             raise ConfigError(f"Conv1x1: expected start to be 'identity' or 'rotation'; got {start!r}.")
-        self.in_shape = self.out_shape = (channels, None, None)
+        self.in_shape = self.out_shape = (self.channels, None, None)
         self.context_shape = (context_features,) if context_features else None
-        self._weight = FORMS[form](channels, rotation=start == "rotation", context_features=context_features, hidden=self.hidden)
+        self._weight = FORMS[form](self.channels, rotation=start == "rotation", context_features=context_features, hidden=self.hidden)
         self.traits = Traits(jacobian="constant", volume_preserving=form == "cayley")
 
     def _apply_to_pixels(self, value: Tensor, call: Callable[[Mapping[str, Tensor], Tensor], Tensor], values: dict[str, Tensor]) -> Tensor:

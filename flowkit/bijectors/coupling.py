@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._conditioning import check_conditioner, conditioner, grouped, traits_over, univariate_domain
+from flowkit.bijectors._conditioning import check_conditioner, check_univariate, conditioner, grouped, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, sum_event
+from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -53,17 +53,18 @@ class Coupling(Bijector):
         conditioner: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.features, self.hidden, self.mask = positive(features, "Coupling", "features"), tuple(hidden), mask
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.features, self.hidden, self.mask = positive(features, "Coupling", "features"), positive_sizes(hidden, self.who, "hidden"), mask
         self.context_features, self.net, self.activation = context_features, net, activation
-        self.in_shape = self.out_shape = (features,)
+        self.in_shape = self.out_shape = (self.features,)
         self.context_shape = (context_features,) if context_features else None
-        mapped, rest = _split(mask, features)
-        self.univariate = univariate
+        mapped, rest = _split(mask, self.features)
+        self.univariate = check_univariate(univariate, self.who)
         self._univariate = univariate.select(mapped)
         self.conditioner = conditioner
         self._net = _network(self, len(rest), len(mapped))
-        self._domain = univariate_domain(self._univariate, mapped, features)
-        self._codomain = univariate_domain(self._univariate, mapped, features)
+        self._domain = univariate_domain(self._univariate, mapped, self.features)
+        self._codomain = univariate_domain(self._univariate, mapped, self.features)
         self.register_buffer("mapped", torch.tensor(mapped), persistent=False)
         self.register_buffer("conditioning", torch.tensor(rest, dtype=torch.int64), persistent=False)
         self.traits = traits_over(univariate, "dense" if rest else "diagonal", activation)

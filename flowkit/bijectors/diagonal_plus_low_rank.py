@@ -10,6 +10,7 @@ from torch import Tensor
 from flowkit.bijectors._linear_map import LinearMap, Parts
 from flowkit.bijectors._low_rank import low_rank_solve, low_rank_start, low_rank_times
 from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import positive
 
 
 @BIJECTORS.register("diagonal_plus_low_rank")
@@ -31,6 +32,7 @@ class DiagonalPlusLowRank(LinearMap):
     """
 
     def __init__(self, features: int, rank: int = 1, *, bias: bool = True, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
+        features, rank = positive(features, "DiagonalPlusLowRank", "features"), positive(rank, "DiagonalPlusLowRank", "rank")
         start = low_rank_start(features, rank, "DiagonalPlusLowRank") | {"log_diagonal": torch.zeros(features)}
         super().__init__(features, start, bias=bias, context_features=context_features, hidden=hidden)
         self.features, self.rank = features, rank

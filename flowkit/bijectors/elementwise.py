@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._conditioning import conditioner, traits_over, univariate_domain
+from flowkit.bijectors._conditioning import check_univariate, conditioner, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import as_shape, sum_event
+from flowkit.core.shapes import as_shape, positive_sizes, sum_event, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -27,21 +27,25 @@ class Elementwise(Bijector):
         univariate: the scalar map.
         context_features: size of the context's last axis; 0 learns constants.
         hidden: widths of the net's hidden layers when there is a context.
+        activation: of that net.
     """
 
-    def __init__(self, shape: int | Sequence[int], univariate: Univariate, *, context_features: int = 0, hidden: Sequence[int] = (64,)) -> None:
+    def __init__(
+        self, shape: int | Sequence[int], univariate: Univariate, *, context_features: int = 0, hidden: Sequence[int] = (64,), activation: str = "relu"
+    ) -> None:
         super().__init__()
-        self.shape, self.context_features, self.hidden = shape, context_features, tuple(hidden)
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.shape, self.context_features, self.hidden = shape, context_features, positive_sizes(hidden, self.who, "hidden")
         self.in_shape = self.out_shape = as_shape(shape, "Elementwise")
         if None in self.in_shape:
             raise ConfigError(f"Elementwise: expected a shape of known sizes; got {shape!r}.")
         self._sizes = tuple(int(size) for size in self.in_shape if size is not None)
         self.context_shape = (context_features,) if context_features else None
         groups = torch.Size(self._sizes).numel()
-        self.univariate = univariate
-        self._net = conditioner("mlp", "Elementwise", 0, groups, univariate, self.hidden, context_features, "relu")
+        self.univariate, self.activation = check_univariate(univariate, self.who), activation
+        self._net = conditioner("mlp", "Elementwise", 0, groups, univariate, self.hidden, context_features, activation)
         self._domain, self._codomain = self._box(), self._box()
-        self.traits = traits_over(univariate, "diagonal")
+        self.traits = traits_over(univariate, "diagonal", activation if context_features else "tanh")
 
     def _box(self) -> Box | None:
         if len(self._sizes) == 1:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors.coupling import Coupling
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import positive_number
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
+from flowkit.numerics.activations import soft_bounded
 
 
 @BIJECTORS.register("gin_coupling", "gin")
@@ -66,13 +67,11 @@ class _CentredAffine(Univariate):
 
     def __init__(self, bound: float) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ConfigError(f"GINCoupling: expected bound > 0; got {bound}.")
-        self.bound = bound
+        self.bound = positive_number(bound, "GINCoupling", "bound")
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = params.unbind(-1)
-        log_scale = self.bound * torch.tanh(raw / self.bound)
+        log_scale = soft_bounded(raw, self.bound)
         return shift, log_scale - log_scale.mean(-1, keepdim=True)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from flowkit.bijectors._composed import Composed
+from flowkit.bijectors._conditioning import check_univariate
 from flowkit.bijectors._image_conditioning import image_shape
 from flowkit.bijectors.act_norm import ActNorm
 from flowkit.bijectors.conv1x1 import Conv1x1
 from flowkit.bijectors.image_coupling import ImageCoupling
 from flowkit.core.build import build
 from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import positive_sizes, whole_number
 from flowkit.core.univariate import Univariate
 
 
@@ -48,10 +50,11 @@ class GlowStep(Composed):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        self.shape, self.hidden, self.univariate, self.form, self.mask = shape, tuple(hidden), univariate, form, mask
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.shape, self.hidden, self.univariate, self.form, self.mask = shape, positive_sizes(hidden, self.who, "hidden"), univariate, form, mask
         self.context_features, self.net, self.activation = context_features, net, activation
         event = image_shape(shape, "GlowStep")
-        scalar = build({"name": "affine"}, Univariate) if univariate is None else univariate
+        scalar = build({"name": "affine"}, Univariate) if univariate is None else check_univariate(univariate, "GlowStep")
         coupling = ImageCoupling(event, scalar, self.hidden, mask, context_features=context_features, net=net, activation=activation)
         self._compose([ActNorm(event), Conv1x1(event[0], form, start="rotation"), coupling])
 

@@ -43,8 +43,8 @@ class Haar(Bijector):
         self.channels, self.order = positive(channels, "Haar", "channels"), order
         if order not in ("channel", "wavelet"):
             raise ConfigError(f"Haar: expected order to be 'channel' or 'wavelet'; got {order!r}.")
-        self.in_shape, self.out_shape = (channels, None, None), (4 * channels, None, None)
-        self._blocks = Squeeze(channels)
+        self.in_shape, self.out_shape = (self.channels, None, None), (4 * self.channels, None, None)
+        self._blocks = Squeeze(self.channels)
         pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
         self.register_buffer("mixing", 0.5 * torch.kron(pair, pair), persistent=False)  # symmetric: its own inverse
 

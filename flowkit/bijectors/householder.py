@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowkit.bijectors._context_shift import ContextShift
 from flowkit.bijectors._matrices import paired_directions, reflect
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, zeros_log_det
+from flowkit.core.shapes import positive, positive_sizes, whole_number, zeros_log_det
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector, Transform
+from flowkit.nets._learned import Learned
 
 
 @BIJECTORS.register("householder")
@@ -33,20 +33,21 @@ class Householder(Bijector):
     """
 
     traits = Traits(jacobian="constant", volume_preserving=True)
+    directions: Tensor
 
     def __init__(self, features: int, reflections: int = 2, *, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
         super().__init__()
+        context_features = whole_number(context_features, self.who, "context_features", 0)
         self.features, self.reflections = positive(features, "Householder", "features"), positive(reflections, "Householder", "reflections")
-        self.context_features, self.hidden = context_features, tuple(hidden)
-        self.in_shape = self.out_shape = (features,)
-        self.directions = nn.Parameter(paired_directions(reflections, features))
-        self.net: ContextShift | None = None
+        self.context_features, self.hidden = context_features, positive_sizes(hidden, self.who, "hidden")
+        self.in_shape = self.out_shape = (self.features,)
+        start = {"directions": paired_directions(self.reflections, self.features)}
+        self.net = Learned(start, context_features, self.hidden, owner=self)
         if context_features:
             self.context_shape = (context_features,)
-            self.net = ContextShift({"directions": (reflections, features)}, context_features, self.hidden)
 
     def _directions_at(self, context: Any) -> Tensor:
-        return self.directions if self.net is None else self.directions + self.net(context)["directions"].to(self.directions.dtype)
+        return self.net(context, {"directions": self.directions})["directions"]
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return reflect(z, self._directions_at(context)), zeros_log_det(z, self.in_shape)
@@ -55,12 +56,12 @@ class Householder(Bijector):
         return reflect(x, self._directions_at(context).flip(-2)), zeros_log_det(x, self.in_shape)
 
     def merge(self, following: Transform) -> Transform | None:
-        if not isinstance(following, Householder) or following.in_shape != self.in_shape or self.net is not None or following.net is not None:
+        if not isinstance(following, Householder) or following.in_shape != self.in_shape or self.context_features or following.context_features:
             return None
         return self._copy(torch.cat([self.directions, following.directions]))
 
     def inverted(self) -> Householder | None:
-        return None if self.net is not None else self._copy(self.directions.flip(0))
+        return None if self.context_features else self._copy(self.directions.flip(0))
 
     @torch.no_grad()
     def _copy(self, directions: Tensor) -> Householder:

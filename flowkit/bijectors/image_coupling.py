@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._conditioning import traits_over
+from flowkit.bijectors._conditioning import check_univariate, traits_over
 from flowkit.bijectors._image_conditioning import image_domain, image_shape, start_image_net
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS, NETS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import positive_sizes, sum_event, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -61,13 +61,14 @@ class ImageCoupling(Bijector):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        self.shape, self.hidden, self.mask = shape, tuple(hidden), mask
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.shape, self.hidden, self.mask = shape, positive_sizes(hidden, self.who, "hidden"), mask
         self.context_features, self.net, self.activation = context_features, net, activation
         self.in_shape = self.out_shape = image_shape(shape, "ImageCoupling")
         self.context_shape = (context_features,) if context_features else None
         channels, height, width = self.in_shape
         mapped, rest = _channels(mask, channels)
-        self.univariate = univariate
+        self.univariate = check_univariate(univariate, self.who)
         self._univariate = univariate.select(mapped)
         outputs = len(mapped) * self._univariate.parameter_count
         made = NETS[net](len(rest), outputs, self.hidden, context_features=context_features, activation=activation)

@@ -32,8 +32,9 @@ class KroneckerLinear(LinearMap):
 
     def __init__(self, rows: int, columns: int, *, flat: bool = False, bias: bool = True, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
         start: dict[str, Tensor] = {}
-        for side, size, name in (("left", rows, "rows"), ("right", columns, "columns")):
-            start[f"{side}_log_diagonal"] = torch.zeros(positive(size, "KroneckerLinear", name))
+        rows, columns = positive(rows, "KroneckerLinear", "rows"), positive(columns, "KroneckerLinear", "columns")
+        for side, size in (("left", rows), ("right", columns)):
+            start[f"{side}_log_diagonal"] = torch.zeros(size)
             if size > 1:
                 start[f"{side}_factors"] = torch.zeros(size, size)
         super().__init__(rows * columns if flat else (rows, columns), start, bias=bias, context_features=context_features, hidden=hidden)

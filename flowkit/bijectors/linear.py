@@ -8,17 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._linear_map import LinearMap, Parts
-from flowkit.bijectors._matrices import solve_lower_upper, times
+from flowkit.bijectors._linear_map import GeneralLinearMap, Parts
+from flowkit.bijectors._matrices import random_rotation, solve_lower_upper, times
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive
-from flowkit.core.transform import Transform
 from flowkit.numerics.value_cache import ValueCache
 
 
 @BIJECTORS.register("linear")
-class Linear(LinearMap):
+class Linear(GeneralLinearMap):
     """x = W z + shift with a free W; inverse and log_det by its LU factorisation.
 
     The only form here that can reach a singular matrix: log_det is then -inf, which an exact likelihood keeps W away from.
@@ -28,7 +27,7 @@ class Linear(LinearMap):
 
     Args:
         features: D.
-        start: "identity", or "orthogonal" for a random orthogonal matrix.
+        start: "identity", or "rotation", a random one.
         bias: whether a shift is learned.
         context_features: size of the context's last axis, 0 for none; W and shift then depend on it, one factorisation per event.
         hidden: widths of the hidden layers of the context's net.
@@ -40,17 +39,17 @@ class Linear(LinearMap):
         self,
         features: int,
         *,
-        start: Literal["identity", "orthogonal"] = "identity",
+        start: Literal["identity", "rotation"] = "identity",
         bias: bool = True,
         context_features: int = 0,
         hidden: Sequence[int] = (),
     ) -> None:
         size = positive(features, "Linear", "features")
-        if start not in ("identity", "orthogonal"):
-            raise ConfigError(f"Linear: expected start to be 'identity' or 'orthogonal'; got {start!r}.")
-        weight = torch.eye(size) if start == "identity" else torch.linalg.qr(torch.randn(size, size))[0]
+        if start not in ("identity", "rotation"):
+            raise ConfigError(f"Linear: expected start to be 'identity' or 'rotation'; got {start!r}.")
+        weight = torch.eye(size) if start == "identity" else random_rotation(size)
         super().__init__(size, {"weight": weight}, bias=bias, context_features=context_features, hidden=hidden)
-        self.features, self.start = features, start
+        self.features, self.start = size, start
         self._cache = ValueCache()
 
     def _parts(self, context: Any, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -65,23 +64,14 @@ class Linear(LinearMap):
         packed = parts["packed"]  # each solve reads its own triangle; three times as fast as torch.linalg.lu_solve for many rows
         return solve_lower_upper(packed, packed, value.gather(-1, parts["order"].expand(value.shape))), parts["log_det"]
 
-    def merge(self, following: Transform) -> Transform | None:
-        if not isinstance(following, Linear) or following.in_shape != self.in_shape or self.context_features or following.context_features:
-            return None
-        outer = following.matrix()
-        return Linear(self.features)._filled(weight=outer @ self.matrix(), shift=outer @ self._shift() + following._shift())
-
-    def inverted(self) -> Linear | None:
-        if self.context_features:
-            return None
-        inverse = torch.linalg.inv(self.matrix())
-        return Linear(self.features)._filled(weight=inverse, shift=-inverse @ self._shift())
+    def _from_matrix(self, matrix: Tensor, shift: Tensor) -> Linear:
+        return Linear(self.features)._filled(weight=matrix, shift=shift)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Linear]]:
         yield "plain", cls(3)
         yield "conditional", cls(2, context_features=2)
-        yield "orthogonal", cls(4, start="orthogonal", bias=False)
+        yield "rotation", cls(4, start="rotation", bias=False)
 
 
 def _factor(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

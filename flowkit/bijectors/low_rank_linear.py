@@ -9,6 +9,7 @@ from torch import Tensor
 from flowkit.bijectors._linear_map import LinearMap, Parts
 from flowkit.bijectors._low_rank import low_rank_solve, low_rank_start, low_rank_times
 from flowkit.core.registry import BIJECTORS
+from flowkit.core.shapes import positive
 
 
 @BIJECTORS.register("low_rank_linear")
@@ -30,6 +31,7 @@ class LowRankLinear(LinearMap):
     """
 
     def __init__(self, features: int, rank: int = 1, *, bias: bool = True, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
+        features, rank = positive(features, "LowRankLinear", "features"), positive(rank, "LowRankLinear", "rank")
         super().__init__(features, low_rank_start(features, rank, "LowRankLinear"), bias=bias, context_features=context_features, hidden=hidden)
         self.features, self.rank = features, rank
 

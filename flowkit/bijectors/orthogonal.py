@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._linear_map import LinearMap, Parts
-from flowkit.bijectors._matrices import identity_like, times
+from flowkit.bijectors._matrices import cayley, identity_like, times
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive
@@ -45,7 +45,7 @@ class Orthogonal(LinearMap):
             raise ConfigError(f"Orthogonal: expected form to be 'cayley' or 'exp'; got {form!r}.")
         count = size * (size - 1) // 2
         super().__init__(size, {"skew": torch.zeros(count)}, bias=False, context_features=context_features, hidden=hidden)
-        self.features, self.form = features, form
+        self.features, self.form = size, form
         row, column = torch.tril_indices(size, size, -1).unbind(0)
         places = torch.full((size, size), 2 * count)  # where in (entries, -entries, 0) each entry of A is found
         places[row, column], places[column, row] = torch.arange(count), count + torch.arange(count)
@@ -56,7 +56,7 @@ class Orthogonal(LinearMap):
         """Q (*B, D, D) from the entries of A below its diagonal (*B, D (D - 1) / 2)."""
         numbers = torch.cat([skew, -skew, skew.new_zeros((*skew.shape[:-1], 1))], dim=-1)
         matrix = numbers.index_select(-1, self.places).unflatten(-1, (self.features, self.features))
-        return (_cayley(matrix) if self.form == "cayley" else torch.linalg.matrix_exp(matrix),)
+        return (cayley(matrix) if self.form == "cayley" else torch.linalg.matrix_exp(matrix),)
 
     def _both(self, parts: Parts, value: Tensor, *, turned: bool) -> tuple[Tensor, Tensor]:
         skew = parts["skew"]
@@ -72,13 +72,14 @@ class Orthogonal(LinearMap):
     @torch.no_grad()
     def merge(self, following: Transform) -> Transform | None:
         """The product of two rotations in Cayley's form, unless it is too near to a rotation that the form cannot reach."""
-        if not isinstance(following, Orthogonal) or following.in_shape != self.in_shape or self.context_features or following.context_features:
+        outer = self._mergeable(following)
+        if outer is None:
             return None
-        product = following.matrix() @ self.matrix()
+        product = outer.matrix() @ self.matrix()
         eye = identity_like(product, self.features)
         if product.dtype not in (torch.float32, torch.float64) or not bool(torch.linalg.svdvals(eye + product)[-1] > 1e-2):
             return None
-        skew = _cayley(product)  # Cayley's transform is its own inverse
+        skew = cayley(product)  # Cayley's transform is its own inverse
         row, column = torch.tril_indices(self.features, self.features, -1, device=skew.device).unbind(0)
         return Orthogonal(self.features)._filled(skew=(0.5 * (skew - skew.mT))[row, column])
 
@@ -91,9 +92,3 @@ class Orthogonal(LinearMap):
         yield "exp", cls(4, form="exp")
         yield "conditional", cls(3, form="exp", context_features=2)
         yield "conditional_cayley", cls(2, context_features=2, hidden=(4,))
-
-
-def _cayley(matrix: Tensor) -> Tensor:
-    """(I + A)^-1 (I - A), by a solve."""
-    eye = identity_like(matrix, matrix.shape[-1])
-    return torch.linalg.solve_ex(eye + matrix, eye - matrix)[0]

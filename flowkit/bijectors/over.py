@@ -33,11 +33,13 @@ class Over(Bijector):
 
     def __init__(self, bijector: Bijector, size: int | None = None, axis: int = 0) -> None:
         super().__init__()
+        size = None if size is None else positive(size, "Over", "size")
         if not isinstance(bijector, Bijector):
             raise ConfigError(f"Over: expected a bijector; got {type(bijector).__name__}.")
-        self.bijector, self.size, self.axis = bijector, None if size is None else positive(size, "Over", "size"), axis
+        self.bijector, self.size = bijector, size
         first, last = bijector.in_shape, bijector.out_shape
         self._in_axis, self._out_axis = event_axis(axis, len(first) + 1, "Over"), event_axis(axis, len(last) + 1, "Over")
+        self.axis = int(axis)
         self.in_shape = (*first[: self._in_axis], size, *first[self._in_axis :])
         self.out_shape = (*last[: self._out_axis], size, *last[self._out_axis :])
         self.context_shape = bijector.context_shape

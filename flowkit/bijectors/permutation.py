@@ -40,7 +40,7 @@ class Permutation(Bijector):
         self.rank = positive(rank, "Permutation", "rank")
         if sorted(self.order) != list(range(len(self.order))) or not self.order:
             raise ConfigError(f"Permutation: expected a permutation of 0 .. D - 1; got {self.order}.")
-        self.in_shape = self.out_shape = (len(self.order), *([None] * (rank - 1)))
+        self.in_shape = self.out_shape = (len(self.order), *([None] * (self.rank - 1)))
         gather = torch.tensor(self.order)
         self.register_buffer("gather", gather, persistent=False)
         self.register_buffer("scatter", gather.argsort(), persistent=False)

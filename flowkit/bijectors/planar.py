@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._learned import Learned
 from flowkit.bijectors._scalar_roots import tanh_root, tanh_slope
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, sum_event
+from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.nets._learned import Learned
 
 
 @BIJECTORS.register("planar")
@@ -49,11 +49,13 @@ class Planar(Bijector):
 
     def __init__(self, features: int, *, context_features: int = 0, hidden: Sequence[int] = (), activation: str = "silu") -> None:
         super().__init__()
-        self.features, self.context_features, self.hidden = positive(features, "Planar", "features"), context_features, tuple(hidden)
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.features, self.hidden = positive(features, "Planar", "features"), positive_sizes(hidden, self.who, "hidden")
+        self.context_features = context_features
         self.activation = activation
-        self.in_shape = self.out_shape = (features,)
+        self.in_shape = self.out_shape = (self.features,)
         self.context_shape = (context_features,) if context_features else None
-        start = {"u": torch.zeros(features), "w": torch.randn(features) / features**0.5, "b": torch.zeros(1)}
+        start = {"u": torch.zeros(self.features), "w": torch.randn(self.features) / self.features**0.5, "b": torch.zeros(1)}
         self.learned = Learned(start, context_features, self.hidden, activation)
 
     def _parts(self, context: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._linear_map import LinearMap, Parts
+from flowkit.bijectors._linear_map import GeneralLinearMap, Parts
 from flowkit.bijectors._matrices import paired_directions, reflect, solve_triangular, times, triangular
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive
-from flowkit.core.transform import Transform
 
 
 @BIJECTORS.register("qr_linear")
-class QRLinear(LinearMap):
+class QRLinear(GeneralLinearMap):
     """x = Q R z + shift: Q a product of reflections, R upper triangular with diagonal sign * exp(log_diagonal).
 
     Starts as the identity if the number of reflections is even. Forward costs one product and m reflections of O(D), inverse
@@ -36,12 +35,13 @@ class QRLinear(LinearMap):
 
     def __init__(self, features: int, *, reflections: int | None = None, bias: bool = True, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
         size = positive(features, "QRLinear", "features")
-        count = size + size % 2 if reflections is None else positive(reflections, "QRLinear", "reflections")
+        reflections = None if reflections is None else positive(reflections, "QRLinear", "reflections")
+        count = size + size % 2 if reflections is None else reflections
         start = {"log_diagonal": torch.zeros(size)}
         if size > 1:  # in one dimension neither reflections nor other entries have a gradient
             start |= {"directions": paired_directions(count, size), "entries": torch.zeros(size, size)}
         super().__init__(size, start, bias=bias, context_features=context_features, hidden=hidden)
-        self.features, self.reflections = features, reflections
+        self.features, self.reflections = size, reflections
         self.register_buffer("sign", torch.ones(size))
 
     def _upper(self, parts: Parts) -> Tensor:
@@ -56,33 +56,19 @@ class QRLinear(LinearMap):
         value = reflect(value, parts["directions"].flip(-2)) if "directions" in parts else value
         return solve_triangular(self._upper(parts), value, upper=True), parts["log_diagonal"].sum(-1)
 
-    def merge(self, following: Transform) -> Transform | None:
-        if not isinstance(following, QRLinear) or following.in_shape != self.in_shape or self.context_features or following.context_features:
-            return None
-        outer = following.matrix()
-        return _from_matrix(outer @ self.matrix(), outer @ self._shift() + following._shift())
-
-    def inverted(self) -> QRLinear | None:
-        if self.context_features:
-            return None
-        inverse = torch.linalg.inv(self.matrix())
-        return _from_matrix(inverse, -inverse @ self._shift())
+    def _from_matrix(self, matrix: Tensor, shift: Tensor) -> QRLinear:
+        """Q R from the reflections that LAPACK's factorisation itself is made of: W = H_1 ... H_D R."""
+        size = matrix.shape[0]
+        packed, scales = torch.geqrf(matrix)
+        vectors = (packed.tril(-1) + torch.eye(size).to(packed)).mT  # row i is the direction of H_i
+        vectors = torch.where(scales.unsqueeze(-1) == 0, torch.zeros_like(vectors), vectors)  # no reflection was needed there
+        diagonal = packed.diagonal()
+        made = QRLinear(size, reflections=size)._filled(log_diagonal=diagonal.abs().log(), directions=vectors.flip(0), entries=packed.triu(1), shift=shift)
+        made.sign.copy_(diagonal.sign())
+        return made
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, QRLinear]]:
         yield "plain", cls(3)
         yield "conditional", cls(3, reflections=2, context_features=2)
         yield "single", cls(1, bias=False)
-
-
-@torch.no_grad()
-def _from_matrix(matrix: Tensor, shift: Tensor) -> QRLinear:
-    """Q R from the reflections that LAPACK's factorisation itself is made of: W = H_1 ... H_D R."""
-    size = matrix.shape[0]
-    packed, scales = torch.geqrf(matrix)
-    vectors = (packed.tril(-1) + torch.eye(size).to(packed)).mT  # row i is the direction of H_i
-    vectors = torch.where(scales.unsqueeze(-1) == 0, torch.zeros_like(vectors), vectors)  # no reflection was needed there
-    diagonal = packed.diagonal()
-    made = QRLinear(size, reflections=size)._filled(log_diagonal=diagonal.abs().log(), directions=vectors.flip(0), entries=packed.triu(1), shift=shift)
-    made.sign.copy_(diagonal.sign())
-    return made

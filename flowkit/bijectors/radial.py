@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._learned import Learned
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, sum_event
+from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.nets._learned import Learned
 
 FLOOR = 1e-3  # of alpha and of alpha + beta
 
@@ -28,7 +28,7 @@ class Radial(Bijector):
 
     1. s = |x - c| = r (gamma + r) / (alpha + r)  <=>  r^2 - t r - alpha s = 0 with t = s - gamma.
     2. Its one root >= 0 is r = (t + q) / 2 with q = sqrt(t^2 + 4 alpha s); for t < 0 the same number without cancellation
-       is 2 alpha s / (q - t).
+       is 2 alpha s / (q - t). Squares are taken of shares of the largest number: far out nothing overflows before x does.
     3. log_det = (D - 1) log((gamma + r) / (alpha + r)) + log(ds/dr), both arguments sums of positive terms:
        with e = r / (alpha + r) and f = alpha / (alpha + r), ds/dr = e (1 + f) + f gamma / (alpha + r).
 
@@ -56,12 +56,14 @@ class Radial(Bijector):
 
     def __init__(self, features: int, *, context_features: int = 0, hidden: Sequence[int] = (), activation: str = "silu") -> None:
         super().__init__()
-        self.features, self.context_features, self.hidden = positive(features, "Radial", "features"), context_features, tuple(hidden)
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.features, self.hidden = positive(features, "Radial", "features"), positive_sizes(hidden, self.who, "hidden")
+        self.context_features = context_features
         self.activation = activation
-        self.in_shape = self.out_shape = (features,)
+        self.in_shape = self.out_shape = (self.features,)
         self.context_shape = (context_features,) if context_features else None
         one = torch.full((1,), math.log(math.expm1(1 - FLOOR)))  # where softplus and the floor make 1
-        self.learned = Learned({"centre": torch.randn(features), "alpha": one, "gamma": one}, context_features, self.hidden, activation)
+        self.learned = Learned({"centre": torch.randn(self.features), "alpha": one, "gamma": one}, context_features, self.hidden, activation)
 
     def _parts(self, context: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Centre (*B, D), alpha and gamma (*B, 1)."""
@@ -85,8 +87,10 @@ class Radial(Bijector):
         offset = x - centre
         s = _norm(offset)
         t = s - gamma
-        both = torch.sqrt(t.square() + 4 * alpha * s) + t.abs()  # positive: t is -gamma where s is zero
-        r = torch.where(t >= 0, both / 2, 2 * alpha * s / both)
+        size = torch.maximum(s, gamma).detach()  # taken out, so that no square overflows
+        root = size * torch.sqrt((t / size).square() + 4 * (alpha / size) * (s / size))
+        half = 0.5 * root + 0.5 * t.abs()  # positive: t is -gamma where s is zero
+        r = torch.where(t >= 0, half, alpha * (s / half))
         return x - (gamma - alpha) / (gamma + r) * offset, -self._log_det(r, alpha, gamma)
 
     @classmethod
@@ -97,7 +101,9 @@ class Radial(Bijector):
 
 
 def _norm(value: Tensor) -> Tensor:
-    """|value| with its axis kept (*B, 1), gradient zero where it is zero."""
-    square = value.square().sum(-1, keepdim=True)
-    zero = square == 0
-    return torch.where(zero, torch.zeros_like(square), torch.where(zero, torch.ones_like(square), square).sqrt())
+    """|value| with its axis kept (*B, 1), gradient zero where it is zero; the largest entry is taken out, so that no square overflows."""
+    info = torch.finfo(value.dtype)
+    largest = value.detach().abs().amax(-1, keepdim=True).clamp(max=info.max)
+    zero = largest == 0
+    square = (value / torch.where(zero, torch.ones_like(largest), largest)).square().sum(-1, keepdim=True)
+    return (largest * torch.where(zero, torch.ones_like(square), square).sqrt()).clamp(max=info.max)

@@ -34,7 +34,7 @@ class RankOneLinear(LinearMap):
         size, count = positive(features, "RankOneLinear", "features"), positive(updates, "RankOneLinear", "updates")
         start = {"free": torch.zeros(count, size), "normal": torch.randn(count, size) / size**0.5}
         super().__init__(size, start, bias=bias, context_features=context_features, hidden=hidden)
-        self.features, self.updates = features, updates
+        self.features, self.updates = size, count
 
     def _updates(self, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
         """u and v (*B, m, D), and log(1 + v.u) (*B, m)."""

@@ -23,7 +23,7 @@ from flowkit.core.build import build
 from flowkit.core.checks import may_raise
 from flowkit.core.errors import ConfigError, NotInvertibleError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import Context, as_shape, mask_event, positive
+from flowkit.core.shapes import Context, as_shape, mask_event, positive, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.numerics.fixed_point import FixedPoint
@@ -105,7 +105,8 @@ class ResidualOf(Bijector):
         features = getattr(net, "context_features", 0)
         self.context_shape = (features,) if features else None
         self._formed = log_det == "exact" or (log_det == "power_series" and probes is None)
-        self._options = SeriesOptions(terms, probes or 1, lengths, {"geometric": 0.1, "poisson": 4.0}[lengths] if rate is None else float(rate), gradient)
+        rate = {"geometric": 0.1, "poisson": 4.0}[lengths] if rate is None else float(rate)
+        self._options = SeriesOptions(self.terms, self.probes or 1, lengths, rate, gradient)
         self.traits = Traits(
             inverse="iterative",
             log_det="exact" if log_det == "exact" else "estimate",
@@ -202,8 +203,7 @@ def _check_options(f: ResidualOf) -> None:
             f"ResidualOf: expected log_det 'exact', 'power_series' or 'roulette', lengths 'geometric' or 'poisson', gradient 'neumann' or "
             f"'series'; got {f.log_det!r}, {f.lengths!r}, {f.gradient!r}."
         )
-    if not isinstance(f.terms, int) or f.terms < (0 if f.log_det == "roulette" else 1):
-        raise ConfigError(f"ResidualOf: expected terms to be an int >= 1, or >= 0 for the roulette; got {f.terms!r}.")
+    f.terms = whole_number(f.terms, "ResidualOf", "terms", 0 if f.log_det == "roulette" else 1)
     if f.rate is not None and not (0 < f.rate < 1 if f.lengths == "geometric" else f.rate > 0):
         raise ConfigError(f"ResidualOf: expected a rate between 0 and 1 for geometric lengths, above 0 for Poisson; got {f.rate}.")
     if f.probes is None:
@@ -211,5 +211,6 @@ def _check_options(f: ResidualOf) -> None:
             raise ConfigError("ResidualOf: the roulette needs probes; give probes=, at most the size of an event.")
         return
     size = None if None in f.in_shape else torch.Size([s for s in f.in_shape if s is not None]).numel()
-    if positive(f.probes, "ResidualOf", "probes") > (size or f.probes):
+    f.probes = positive(f.probes, "ResidualOf", "probes")
+    if f.probes > (size or f.probes):
         raise ConfigError(f"ResidualOf: expected at most {size} probes, the size of an event; got {f.probes}.")

@@ -41,7 +41,8 @@ class Rotation(LinearMap):
     turn: Tensor
 
     def __init__(self, features: int, *, planes: Sequence[tuple[int, int]] | None = None, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
-        if positive(features, "Rotation", "features") < 2:
+        features = positive(features, "Rotation", "features")
+        if features < 2:
             raise ConfigError("Rotation: expected features >= 2; got 1. A single coordinate has no plane to turn in; use Identity.")
         pairs = _every_pair(features) if planes is None else [(int(i), int(j)) for i, j in planes]
         if not pairs or any(i == j or not (0 <= i < features and 0 <= j < features) for i, j in pairs):
@@ -90,10 +91,11 @@ class Rotation(LinearMap):
         return _every_pair(self.features) if self.planes is None else [(i, j) for i, j in self.planes]
 
     def merge(self, following: Transform) -> Transform | None:
-        if not isinstance(following, Rotation) or following.in_shape != self.in_shape or self.context_features or following.context_features:
+        outer = self._mergeable(following)
+        if outer is None:
             return None
-        angles = torch.cat([self.learned.values["angles"], following.learned.values["angles"]])
-        return Rotation(self.features, planes=self._pairs() + following._pairs())._filled(angles=angles)
+        angles = torch.cat([self.learned.values["angles"], outer.learned.values["angles"]])
+        return Rotation(self.features, planes=self._pairs() + outer._pairs())._filled(angles=angles)
 
     def inverted(self) -> Rotation | None:
         if self.context_features:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.algebra._context import part, shared_context
+from flowkit.core.algebra.contexts import part, shared_context
 from flowkit.core.build import build
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError, ShapeError

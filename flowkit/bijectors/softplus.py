@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from flowkit.bijectors._pointwise import Pointwise
 from flowkit.core.registry import BIJECTORS
+from flowkit.numerics.activations import softplus_inverse
 
 
 @BIJECTORS.register("softplus", "to_positive")
@@ -29,8 +30,7 @@ class Softplus(Pointwise):
         return functional.softplus(z, threshold=40.0).clamp(min=torch.finfo(z.dtype).tiny)
 
     def _preimage(self, x: Tensor) -> Tensor:
-        x = x.clamp(min=torch.finfo(x.dtype).tiny)
-        return x + torch.log(-torch.expm1(-x))
+        return softplus_inverse(x)
 
     def _log_slope(self, z: Tensor) -> Tensor:
         return functional.logsigmoid(z)

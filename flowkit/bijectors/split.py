@@ -8,7 +8,7 @@ from flowkit.bijectors._parallel import Parallel, event_axis
 from flowkit.core.build import build
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import Shape, show, unify
+from flowkit.core.shapes import Shape, positive_sizes, show, unify
 from flowkit.core.transform import Bijector
 
 
@@ -27,10 +27,11 @@ class Split(Parallel):
 
     def __init__(self, transforms: Sequence[Bijector], axis: int = 0, *, sizes: Sequence[int] | None = None) -> None:
         super().__init__(transforms)
-        self.axis, self.sizes = axis, sizes
+        self.sizes = None if sizes is None else positive_sizes(sizes, "Split", "sizes")
         if sizes is not None and len(sizes) != len(self.transforms):
             raise ShapeError(f"Split: expected one size for each of {len(self.transforms)} parts; got {list(sizes)}.")
-        self.in_shape, self._in_axis, self._in_sizes = _joined([step.in_shape for step in transforms], axis, sizes)
+        self.in_shape, self._in_axis, self._in_sizes = _joined([step.in_shape for step in transforms], axis, self.sizes)
+        self.axis = int(axis)
         kept = [None if step.in_shape != step.out_shape else size for step, size in zip(transforms, self._in_sizes, strict=True)]
         self.out_shape, self._out_axis, self._out_sizes = _joined([step.out_shape for step in transforms], axis, kept)
 

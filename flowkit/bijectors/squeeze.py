@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, zeros_log_det
+from flowkit.core.shapes import positive, positive_sizes, zeros_log_det
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
@@ -45,15 +45,15 @@ class Squeeze(Bijector):
 
     def __init__(self, channels: int, factor: int | Sequence[int] = 2, *, order: Literal["channel", "position", "checkerboard"] = "channel") -> None:
         super().__init__()
-        self.channels, self.factor, self.order = positive(channels, "Squeeze", "channels"), factor, order
-        sizes = (factor, factor) if isinstance(factor, int) else tuple(factor)
-        if len(sizes) != 2:
+        if isinstance(factor, Sequence) and len(factor) != 2:
             raise ConfigError(f"Squeeze: expected a factor, or two (fh, fw); got {factor!r}.")
-        self._sizes = positive(sizes[0], "Squeeze", "factor"), positive(sizes[1], "Squeeze", "factor")
+        sizes = positive_sizes(factor, "Squeeze", "factor") if isinstance(factor, Sequence) else (positive(factor, "Squeeze", "factor"),)
+        self.channels, self.factor, self.order = positive(channels, "Squeeze", "channels"), sizes if len(sizes) == 2 else sizes[0], order
+        self._sizes = sizes[0], sizes[-1]
         if order not in ORDERS:
             raise ConfigError(f"Squeeze: expected order to be one of {', '.join(ORDERS)}; got {order!r}.")
         self._block = self._sizes[0] * self._sizes[1]
-        self.in_shape, self.out_shape = (channels, None, None), (channels * self._block, None, None)
+        self.in_shape, self.out_shape = (self.channels, None, None), (self.channels * self._block, None, None)
         places = [(i, j) for i in range(self._sizes[0]) for j in range(self._sizes[1])]
         chosen = sorted(range(self._block), key=lambda k: sum(places[k]) % 2) if order == "checkerboard" else list(range(self._block))
         self.register_buffer("gather", torch.tensor(chosen), persistent=False)

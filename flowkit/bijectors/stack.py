@@ -26,9 +26,9 @@ class Stack(Parallel):
 
     def __init__(self, transforms: Sequence[Bijector], axis: int = 0) -> None:
         super().__init__(transforms)
-        self.axis = axis
         self.in_shape, self._in_axis = _stacked([step.in_shape for step in transforms], axis)
         self.out_shape, self._out_axis = _stacked([step.out_shape for step in transforms], axis)
+        self.axis = int(axis)
 
     def _place(self, inverse: bool) -> tuple[Shape, int, list[int] | None]:
         return (self.out_shape, self._out_axis, None) if inverse else (self.in_shape, self._in_axis, None)

@@ -45,14 +45,15 @@ class SVDLinear(LinearMap):
         hidden: Sequence[int] = (),
     ) -> None:
         size = positive(features, "SVDLinear", "features")
-        count = size + size % 2 if reflections is None else positive(reflections, "SVDLinear", "reflections")
+        reflections = None if reflections is None else positive(reflections, "SVDLinear", "reflections")
+        count = size + size % 2 if reflections is None else reflections
         if not 1 < condition < float("inf"):
             raise ConfigError(f"SVDLinear: expected a finite condition > 1; got {condition!r}.")
         start = {"log_scale": torch.zeros(1)}
         if size > 1:  # in one dimension the scale is all there is
             start |= {"raw": torch.zeros(size), "left": paired_directions(count, size), "right": paired_directions(count, size)}
         super().__init__(size, start, bias=bias, context_features=context_features, hidden=hidden)
-        self.features, self.reflections, self.condition = features, reflections, condition
+        self.features, self.reflections, self.condition = size, reflections, condition
 
     def _log_values(self, parts: Parts) -> Tensor:
         """Logarithms of the singular values (*B, D)."""

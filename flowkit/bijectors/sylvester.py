@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._learned import Learned
 from flowkit.bijectors._matrices import reflect, times, triangular
 from flowkit.bijectors._scalar_roots import tanh_root, tanh_slope
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, sum_event
+from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.nets._learned import Learned
 from flowkit.numerics.precision import full_precision
 
 FLOOR = 1e-3  # of the diagonal of S, and of 1 + R_ii S_ii
@@ -50,19 +50,21 @@ class Sylvester(Bijector):
         self, features: int, rank: int, *, reflections: int | None = None, context_features: int = 0, hidden: Sequence[int] = (), activation: str = "silu"
     ) -> None:
         super().__init__()
+        reflections = None if reflections is None else positive(reflections, "Sylvester", "reflections")
+        context_features = whole_number(context_features, self.who, "context_features", 0)
         self.features, self.rank = positive(features, "Sylvester", "features"), positive(rank, "Sylvester", "rank")
-        if rank > features:
-            raise ConfigError(f"Sylvester: expected rank <= features = {features}; got {rank}. Lower rank.")
-        self.reflections, self.context_features, self.hidden = reflections, context_features, tuple(hidden)
+        if self.rank > self.features:
+            raise ConfigError(f"Sylvester: expected rank <= features = {self.features}; got {self.rank}. Lower rank.")
+        self.reflections, self.context_features, self.hidden = reflections, context_features, positive_sizes(hidden, self.who, "hidden")
         self.activation = activation
-        self.in_shape = self.out_shape = (features,)
+        self.in_shape = self.out_shape = (self.features,)
         self.context_shape = (context_features,) if context_features else None
         one = math.log(math.expm1(1 - FLOOR))  # where softplus and the floor make 1
-        start = {"gap": torch.full((rank,), one), "scale": torch.full((rank,), one), "b": torch.zeros(rank)}
-        if rank > 1:
-            start["factors"] = torch.zeros(rank, rank)  # R above the diagonal, S^T below it
-        if features > 1:
-            start["directions"] = torch.randn(rank if reflections is None else positive(reflections, "Sylvester", "reflections"), features)
+        start = {"gap": torch.full((self.rank,), one), "scale": torch.full((self.rank,), one), "b": torch.zeros(self.rank)}
+        if self.rank > 1:
+            start["factors"] = torch.zeros(self.rank, self.rank)  # R above the diagonal, S^T below it
+        if self.features > 1:
+            start["directions"] = torch.randn(self.rank if reflections is None else reflections, self.features)
         self.learned = Learned(start, context_features, self.hidden, activation)
 
     def _parts(self, context: Any) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:

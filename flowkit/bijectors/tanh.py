@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from flowkit.bijectors._pointwise import Pointwise, inside_ball
 from flowkit.core.registry import BIJECTORS
+from flowkit.numerics.activations import log_sech
 
 
 @BIJECTORS.register("tanh")
@@ -34,7 +33,7 @@ class Tanh(Pointwise):
         return torch.atanh(inside_ball(x))
 
     def _log_slope(self, z: Tensor) -> Tensor:
-        return 2 * (math.log(2.0) - z - functional.softplus(-2 * z, threshold=40.0))
+        return 2 * log_sech(z)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Tanh]]:

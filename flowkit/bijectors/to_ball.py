@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowkit.core.domain.ball import Ball
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import positive, sum_event
 from flowkit.core.transform import Bijector
 
 
@@ -26,6 +26,7 @@ class ToBall(Bijector):
 
     def __init__(self, radius: float = 1.0, features: int = 2) -> None:
         super().__init__()
+        features = positive(features, "ToBall", "features")
         self.radius, self.features = radius, features
         self._codomain = Ball(radius, features)
         self.in_shape = self.out_shape = (features,)

@@ -14,6 +14,7 @@ from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.numerics.activations import softplus_inverse
 
 
 @BIJECTORS.register("to_box")
@@ -65,15 +66,10 @@ class ToBox(Bijector):
         low, high, width = self._ends()
         share = ((x - low) / width).clamp(tiny, 1 - eps / 2)
         rest = ((high - x) / width).clamp(tiny, 1 - eps / 2)
-        z = self._choose(x, _softplus_inverse(x - low), -_softplus_inverse(high - x), share.log() - rest.log())
+        z = self._choose(x, softplus_inverse(x - low), -softplus_inverse(high - x), share.log() - rest.log())
         return z, -sum_event(self._slope(z), len(self.in_shape))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToBox]]:
         yield "unit", cls(0.0, 1.0, 2)
         yield "mixed", cls([0.0, -torch.inf, -1.0, -torch.inf], [torch.inf, 2.0, 3.0, torch.inf])
-
-
-def _softplus_inverse(x: Tensor) -> Tensor:
-    x = x.clamp(min=torch.finfo(x.dtype).tiny)
-    return x + torch.log(-torch.expm1(-x))

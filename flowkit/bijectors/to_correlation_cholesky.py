@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch.nn import functional
 from flowkit.bijectors._triangle import fill, take
 from flowkit.core.domain.correlation_cholesky import CorrelationCholesky
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import positive, sum_event
 from flowkit.core.transform import Bijector
+from flowkit.numerics.activations import log_sech
 
 
 @BIJECTORS.register("to_correlation_cholesky", "correlation_cholesky")
@@ -39,21 +39,22 @@ class ToCorrelationCholesky(Bijector):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        size = positive(size, "ToCorrelationCholesky", "size")
         self.size = size
         self._codomain = CorrelationCholesky(size)
         self.in_shape, self.out_shape = (size * (size - 1) // 2,), (size, size)
 
-    def _log_det(self, log_sech: Tensor, log_r: Tensor) -> Tensor:
-        return sum_event((2 * log_sech + log_r).tril(-1), 2)
+    def _log_det(self, logs: Tensor, log_r: Tensor) -> Tensor:
+        return sum_event((2 * logs + log_r).tril(-1), 2)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         free = fill(z, self.size, -1)
-        log_sech = _log_sech(free)
+        logs = log_sech(free)
         # log r_ij: entries on and above the diagonal are zeros of z, whose sech is one
-        log_r = functional.pad(log_sech.cumsum(-1)[..., :-1], (1, 0))
+        log_r = functional.pad(logs.cumsum(-1)[..., :-1], (1, 0))
         r = log_r.exp()
         x = (torch.tanh(free) * r).tril(-1) + r.diagonal(dim1=-2, dim2=-1).diag_embed()
-        return x, self._log_det(log_sech, log_r)
+        return x, self._log_det(logs, log_r)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         below = x.tril(-1)
@@ -64,16 +65,11 @@ class ToCorrelationCholesky(Bijector):
         exact = (after + x.diagonal(dim1=-2, dim2=-1).square().unsqueeze(-1)).detach()
         left = exact.clamp(min=tiny) - (square.cumsum(-1) - square.cumsum(-1).detach())
         free = torch.asinh(below * left.rsqrt()).tril(-1)
-        log_sech = _log_sech(free)
-        log_r = functional.pad(log_sech.cumsum(-1)[..., :-1], (1, 0))
-        return take(free, -1), -self._log_det(log_sech, log_r)
+        logs = log_sech(free)
+        log_r = functional.pad(logs.cumsum(-1)[..., :-1], (1, 0))
+        return take(free, -1), -self._log_det(logs, log_r)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToCorrelationCholesky]]:
         yield "three", cls(3)
         yield "two", cls(2)
-
-
-def _log_sech(z: Tensor) -> Tensor:
-    size = torch.where(z < 0, -z, z)
-    return math.log(2.0) - size - functional.softplus(-2 * size)

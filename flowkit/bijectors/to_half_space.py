@@ -13,6 +13,7 @@ from flowkit.core.domain.half_space import HalfSpace
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import sum_event
 from flowkit.core.transform import Bijector
+from flowkit.numerics.activations import softplus_inverse
 
 
 @BIJECTORS.register("to_half_space")
@@ -46,8 +47,7 @@ class ToHalfSpace(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         unit, edge = self._unit()
         moved = (x * unit).sum(-1)
-        depth = (edge - moved).clamp(min=torch.finfo(x.dtype).tiny)
-        along = -(depth + torch.log(-torch.expm1(-depth)))
+        along = -softplus_inverse(edge - moved)
         return x + (along - moved).unsqueeze(-1) * unit, -sum_event(functional.logsigmoid(-along), 0)
 
     @classmethod

@@ -12,8 +12,9 @@ from torch.nn import functional
 from flowkit.bijectors._triangle import fill, take
 from flowkit.core.domain.lower_cholesky import LowerCholesky
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import positive, sum_event
 from flowkit.core.transform import Bijector
+from flowkit.numerics.activations import softplus_inverse
 
 
 @BIJECTORS.register("to_lower_cholesky", "cholesky_factor")
@@ -29,6 +30,7 @@ class ToLowerCholesky(Bijector):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        size = positive(size, "ToLowerCholesky", "size")
         self.size = size
         self._codomain = LowerCholesky(size)
         self.in_shape, self.out_shape = (size * (size + 1) // 2,), (size, size)
@@ -40,8 +42,7 @@ class ToLowerCholesky(Bijector):
         return free.tril(-1) + positive.diag_embed(), sum_event(functional.logsigmoid(diagonal), 1)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        positive = x.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(x.dtype).tiny)
-        diagonal = positive + torch.log(-torch.expm1(-positive))
+        diagonal = softplus_inverse(x.diagonal(dim1=-2, dim2=-1))
         return take(x.tril(-1) + diagonal.diag_embed(), 0), -sum_event(functional.logsigmoid(diagonal), 1)
 
     @classmethod

@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from flowkit.core.domain.ordered import Ordered
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import positive, sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.numerics.activations import softplus_inverse
 
 
 @BIJECTORS.register("to_ordered")
@@ -33,6 +34,7 @@ class ToOrdered(Bijector):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        features = positive(features, "ToOrdered", "features")
         self.features = features
         domain = Ordered(features)
         self._codomain = None if domain.trivial else domain
@@ -44,8 +46,7 @@ class ToOrdered(Bijector):
         return x, sum_event(functional.logsigmoid(z[..., 1:]), 1)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        steps = (x[..., 1:] - x[..., :-1]).clamp(min=torch.finfo(x.dtype).tiny)
-        free = steps + torch.log(-torch.expm1(-steps))
+        free = softplus_inverse(x[..., 1:] - x[..., :-1])
         return torch.cat([x[..., :1], free], dim=-1), -sum_event(functional.logsigmoid(free), 1)
 
     @classmethod

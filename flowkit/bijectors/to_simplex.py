@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from flowkit.core.domain.simplex import Simplex
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import positive, sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
@@ -32,6 +32,7 @@ class ToSimplex(Bijector):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        features = positive(features, "ToSimplex", "features")
         self.features = features
         self._codomain = Simplex(features)
         self.in_shape = self.out_shape = (features,)

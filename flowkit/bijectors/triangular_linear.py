@@ -28,14 +28,15 @@ class TriangularLinear(LinearMap):
         context_features: size of the context's last axis, 0 for none; T and shift then depend on it.
         hidden: widths of the hidden layers of the context's net.
 
-    Reference: Dinh, Sohl-Dickstein and Bengio (2017), arXiv:1605.08803.
+    Reference: Papamakarios, Nalisnick, Rezende, Mohamed and Lakshminarayanan (2021), Normalizing flows for probabilistic modeling
+    and inference, arXiv:1912.02762.
     """
 
     def __init__(self, features: int, *, upper: bool = False, bias: bool = True, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
         size = positive(features, "TriangularLinear", "features")
         start = {"log_diagonal": torch.zeros(size)} | ({"entries": torch.zeros(size, size)} if size > 1 else {})
         super().__init__(size, start, bias=bias, context_features=context_features, hidden=hidden)
-        self.features, self.upper = features, upper
+        self.features, self.upper = size, upper
 
     def _triangle(self, parts: Parts) -> Tensor:
         return triangular(parts.get("entries"), parts["log_diagonal"].exp(), upper=self.upper)
@@ -47,13 +48,12 @@ class TriangularLinear(LinearMap):
         return solve_triangular(self._triangle(parts), value, upper=self.upper), parts["log_diagonal"].sum(-1)
 
     def merge(self, following: Transform) -> Transform | None:
-        if not isinstance(following, TriangularLinear) or self.context_features or following.context_features:
+        outer = self._mergeable(following)
+        if outer is None or outer.upper != self.upper:
             return None
-        if following.in_shape != self.in_shape or following.upper != self.upper:
-            return None
-        outer = following.matrix()
-        logs = self.learned.values["log_diagonal"] + following.learned.values["log_diagonal"]
-        return self._copy(outer @ self.matrix(), logs, outer @ self._shift() + following._shift())
+        matrix = outer.matrix()
+        logs = self.learned.values["log_diagonal"] + outer.learned.values["log_diagonal"]
+        return self._copy(matrix @ self.matrix(), logs, matrix @ self._shift() + outer._shift())
 
     def inverted(self) -> TriangularLinear | None:
         if self.context_features:

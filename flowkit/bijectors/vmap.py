@@ -36,10 +36,11 @@ class Vmap(Bijector):
     def __init__(self, bijector: Bijector, size: int, axis: int = 0) -> None:
         super().__init__()
         self.layers = Layers(bijector, size, "Vmap")
-        self.size, self.axis = size, axis
+        self.size = size = self.layers.count
         if not bijector.traits.vmaps or bijector.traits.stochastic:
             raise ConfigError(f"Vmap: {bijector.who} cannot be vectorised (traits.vmaps is False, or it draws). Use Stack.")
         self._in_axis, self._out_axis = (event_axis(axis, len(shape) + 1, "Vmap") for shape in (bijector.in_shape, bijector.out_shape))
+        self.axis = int(axis)
         self.in_shape = _with_axis(bijector.in_shape, size, self._in_axis)
         self.out_shape = _with_axis(bijector.out_shape, size, self._out_axis)
         self.context_shape, self.traits = bijector.context_shape, bijector.traits

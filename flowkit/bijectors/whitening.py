@@ -48,8 +48,9 @@ class Whitening(Bijector):
 
     def __init__(self, features: int, *, floor: float = 1e-6) -> None:
         super().__init__()
+        features = positive(features, "Whitening", "features")
         self.features, self.floor = features, floor
-        self.in_shape = self.out_shape = (positive(features, "Whitening", "features"),)
+        self.in_shape = self.out_shape = (features,)
         if not 0 < floor < 1:
             raise ConfigError(f"Whitening: expected 0 < floor < 1; got {floor!r}.")
         self.register_buffer("loc", torch.zeros(features))

@@ -29,6 +29,7 @@ from flowkit.core.shapes import (
     check_temperature,
     context_batch,
     expand_context,
+    flag,
     positive,
     sample_shape,
     show,
@@ -101,8 +102,10 @@ class Flow(Distribution):
         shape = unify(self.base.event_shape, self.bijector.in_shape)
         assert shape is not None
         self.event_shape = self.bijector.out_shape if self.bijector.in_shape != self.bijector.out_shape else shape
-        self.standardize = standardize
+        self.standardize = flag(standardize, self.who, "standardize")
         self.standardizer: Any = build({"name": "standardize", "shape": self.event_shape}, Bijector) if standardize else None
+        if support is not None and not isinstance(support, Domain):
+            raise ConfigError(f"{self.who}: expected support to be a domain or None; got {support!r}. Pass e.g. Box(0.0, 1.0, {self.event_shape[-1:]}).")
         onto = support.support_map() if support is not None else None
         self._support = support
         self._whole = support if support is not None else Real(self.event_shape)
@@ -162,9 +165,7 @@ class Flow(Distribution):
 
     # -- density ------------------------------------------------------------------------------------------------
 
-    def log_prob(
-        self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None, batch_size: int | None = None
-    ) -> Tensor:
+    def log_prob(self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None, batch_size: int | None = None) -> Tensor:
         """Log-density in nats.
 
         Args:
@@ -197,9 +198,7 @@ class Flow(Distribution):
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
         return self.log_prob(x, context)
 
-    def to_latent(
-        self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None, batch_size: int | None = None
-    ) -> Tensor:
+    def to_latent(self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None, batch_size: int | None = None) -> Tensor:
         """Data to latent: (*B, *event) -> (*B, *latent event). Raises DomainError outside the support (eager on the CPU)."""
         self._check_values(x, self.event_shape, "to_latent")
         context = self.embed_context(context)
@@ -228,7 +227,7 @@ class Flow(Distribution):
 
     def _chunked(self, call: Callable[[Tensor, Context], Tensor], x: Tensor, context: Context, size: int) -> Tensor:
         """Evaluate ``call`` on slices of the flattened batch; ``context`` is embedded already."""
-        positive(size, self.who, "batch_size")
+        size = positive(size, self.who, "batch_size")
         shape, rank = self._inner_context, len(self.event_shape)
         x = broadcast_batch(x, self.event_shape, context, shape, self.who)
         batch = batch_shape(x, self.event_shape)

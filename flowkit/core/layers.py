@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from flowkit.core.algebra._sequence import TransformSequence
 from flowkit.core.algebra.inverse import Inverse
 from flowkit.core.algebra.inverse_surjection import InverseSurjection
 from flowkit.core.transform import Transform
@@ -30,14 +29,9 @@ def name_of(step: Any) -> str:
 
 
 def _flat(step: Transform) -> Iterator[Any]:
-    if isinstance(step, TransformSequence):
-        for part in step:
-            yield from _flat(part)
-    elif isinstance(step, Inverse) and isinstance(step.bijector, TransformSequence):
-        for part in reversed(list(step.bijector)):
-            yield from _flat(~part)
-    elif isinstance(step, InverseSurjection) and isinstance(step.surjection, TransformSequence):
-        for part in reversed(list(step.surjection)):
-            yield from _flat(~part)
-    else:
+    parts = step.parts()
+    if parts == [step]:
         yield step
+    else:
+        for part in parts:
+            yield from _flat(part)

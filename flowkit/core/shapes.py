@@ -7,9 +7,10 @@ Letters used in docstrings: ``*B`` batch, ``D`` data, ``d`` latent, ``C`` contex
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,20 +23,53 @@ Context: TypeAlias = "Tensor | Mapping[str, Tensor] | None"
 
 def as_shape(value: int | Sequence[int | None], who: str) -> Shape:
     """Read an event shape: an int means one axis; sizes must be positive ints or None."""
-    if not isinstance(value, int | list | tuple):
+    if not isinstance(value, numbers.Integral | list | tuple):
         raise ConfigError(f"{who}: expected a shape, an int or a tuple of ints; got {value!r}. Pass e.g. (4,).")
-    entries = (value,) if isinstance(value, int) else tuple(value)
-    for size in entries:
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-            raise ConfigError(f"{who}: expected a shape of positive ints; got {value!r}. Pass e.g. (4,).")
-    return entries
+    entries = tuple(value) if isinstance(value, list | tuple) else (value,)
+    sizes = tuple(None if size is None else plain_int(size) for size in entries)
+    if any((size is None and entry is not None) or (size is not None and size < 1) for size, entry in zip(sizes, entries, strict=True)):
+        raise ConfigError(f"{who}: expected a shape of positive ints; got {value!r}. Pass e.g. (4,).")
+    return sizes
 
 
-def positive(value: int, who: str, name: str) -> int:
-    """Check a size argument: an int of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{who}: expected {name} to be an int >= 1; got {value!r}.")
-    return value
+def plain_int(value: Any) -> int | None:
+    """An integer of Python or numpy as a plain int; None for anything else, True and False included."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+
+
+def positive(value: Any, who: str, name: str) -> int:
+    """Check a size argument, an int of at least 1, and return it as a plain int; numpy's integers count as ints."""
+    return whole_number(value, who, name, 1)
+
+
+def whole_number(value: Any, who: str, name: str, least: int, below: float = float("inf")) -> int:
+    """Check an argument that is an int >= ``least`` and < ``below``, and return it as a plain int."""
+    size = plain_int(value)
+    if size is None or not least <= size < below:
+        end = "" if below == float("inf") else f" and < {below:.0f}"
+        raise ConfigError(f"{who}: expected {name} to be an int >= {least}{end}; got {value!r}.")
+    return size
+
+
+def positive_sizes(values: Any, who: str, name: str) -> tuple[int, ...]:
+    """Check a sequence of size arguments, such as the widths of hidden layers; it may be empty."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"{who}: expected {name} to be a sequence of ints >= 1; got {values!r}. Pass e.g. (64, 64).")
+    return tuple(positive(value, who, name) for value in values)
+
+
+def positive_number(value: Any, who: str, name: str) -> float:
+    """Check an argument that is a finite number > 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < float("inf"):
+        raise ConfigError(f"{who}: expected {name} to be a finite number > 0; got {value!r}.")
+    return value if isinstance(value, int) else float(value)
+
+
+def flag(value: Any, who: str, name: str) -> bool:
+    """Check an argument that is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{who}: expected {name} to be True or False; got {value!r}.")
+    return bool(value)
 
 
 def check_temperature(temperature: float, who: str) -> None:

@@ -159,6 +159,10 @@ class Transform(nn.Module):
         out, log_det = self._formula(value, context, generator, inverse)
         return out, log_det, inside
 
+    def parts(self) -> list[Any]:
+        """The maps that this one applies in turn, latent first; only itself where it is not made of others."""
+        return [self]
+
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Set data-dependent state from a batch entering this map, and return the batch after it.
 

@@ -46,8 +46,8 @@ class ClassConditional(Distribution):
 
     def __init__(self, classes: int, shape: int | Sequence[int], *, weights: Sequence[float] | None = None) -> None:
         super().__init__()
+        classes = positive(classes, self.who, "classes")
         self.classes, self.shape, self.weights = classes, shape, weights
-        positive(classes, self.who, "classes")
         sizes = known_shape(shape, self.who)
         self.event_shape = sizes
         read = torch.as_tensor([1.0] * classes if weights is None else list(weights))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowkit.core.distribution import Distribution
 from flowkit.core.registry import DISTRIBUTIONS
-from flowkit.core.shapes import Context, check_context, check_event, sum_event
+from flowkit.core.shapes import Context, check_context, check_event, sum_event, whole_number
 from flowkit.distributions._starts import known_shape, start
 from flowkit.distributions.standard_normal import HALF_LOG_2PI
 from flowkit.numerics.normal_tails import normal_cdf
@@ -43,6 +43,7 @@ class DiagonalNormal(Distribution):
         context_features: int = 0,
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, self.who, "context_features", 0)
         self.shape, self.loc, self.scale, self.context_features = shape, loc, scale, context_features
         sizes = known_shape(shape, self.who)
         self.event_shape = sizes

@@ -37,8 +37,9 @@ class FullNormal(Distribution):
 
     def __init__(self, features: int, *, loc: float | Tensor = 0.0, covariance: Tensor | None = None) -> None:
         super().__init__()
+        features = positive(features, self.who, "features")
         self.features, self.loc, self.covariance = features, loc, covariance
-        self.event_shape = (positive(features, self.who, "features"),)
+        self.event_shape = (features,)
         self.mean = nn.Parameter(start(loc, (features,), self.who, "loc"))
         self.factor = nn.Parameter(self._start_factor(covariance))
 

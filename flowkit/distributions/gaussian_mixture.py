@@ -47,9 +47,9 @@ class GaussianMixture(Distribution):
 
     def __init__(self, features: int, components: int, *, covariance: Literal["full", "tied", "diagonal", "spherical"] = "full") -> None:
         super().__init__()
+        features, components = positive(features, self.who, "features"), positive(components, self.who, "components")
         self.features, self.components, self.covariance = features, components, covariance
-        self.event_shape = (positive(features, self.who, "features"),)
-        positive(components, self.who, "components")
+        self.event_shape = (features,)
         if covariance not in FORMS:
             raise ConfigError(f"{self.who}: expected covariance to be one of {', '.join(FORMS)}; got {covariance!r}.")
         self.logits = nn.Parameter(torch.zeros(components))

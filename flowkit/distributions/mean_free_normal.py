@@ -43,9 +43,8 @@ class MeanFreeNormal(Distribution):
 
     def __init__(self, particles: int, dim: int = 3) -> None:
         super().__init__()
-        self.particles, self.dim = particles, dim
         self._support = MeanFree(particles, dim)
-        self.event_shape = (particles, dim)
+        self.particles, self.dim = self.event_shape = self._support.particles, self._support.dim
 
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
         return sum_event(-0.5 * x.square(), 2) - (self.particles - 1) * self.dim * HALF_LOG_2PI

@@ -13,7 +13,7 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.domain.integers import Integers
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DISTRIBUTIONS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import sum_event, whole_number
 from flowkit.distributions._cell_mass import log_cell_mass
 
 
@@ -52,7 +52,7 @@ class Quantized(Distribution):
 
     def __init__(self, base: Distribution, levels: int) -> None:
         super().__init__()
-        self.base, self.levels = base, levels
+        self.base, self.levels = base, whole_number(levels, self.who, "levels", 2)
         shape = base.event_shape
         if not hasattr(base, "cdf") or None in shape:
             raise ConfigError(f"{self.who}: expected a base with a cdf and a known event shape; got {type(base).__name__}. Use e.g. DiagonalNormal.")

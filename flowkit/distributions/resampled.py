@@ -14,7 +14,7 @@ from flowkit.core.build import build
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DISTRIBUTIONS
-from flowkit.core.shapes import mask_event, positive
+from flowkit.core.shapes import mask_event, positive, positive_sizes, whole_number
 from flowkit.nets.mlp import MLP
 from flowkit.numerics.value_cache import ValueCache
 
@@ -62,21 +62,21 @@ class Resampled(Distribution):
 
     def __init__(self, base: Distribution, *, tries: int = 100, hidden: Sequence[int] = (64, 64), points: int = 4096) -> None:
         super().__init__()
-        self.base, self.tries, self.hidden, self.points = base, tries, tuple(hidden), points
+        points = positive(points, self.who, "points")
+        tries = whole_number(tries, self.who, "tries", TRIES_MIN)
+        self.base, self.tries, self.hidden, self.points = base, tries, positive_sizes(hidden, self.who, "hidden"), points
         shape = base.event_shape
         if len(shape) != 1 or shape[0] is None or not hasattr(base, "icdf") or base.context_shape is not None:
             raise ConfigError(
                 f"{self.who}: expected a base of vectors with icdf and without context; got {type(base).__name__}. Use e.g. StandardNormal((2,))."
             )
-        if not isinstance(tries, int) or tries < TRIES_MIN:
-            raise ConfigError(f"{self.who}: expected tries to be an int >= {TRIES_MIN}; got {tries!r}.")
         self.event_shape = shape
         self._support = base.support
         self.net = MLP(shape[0], 1, self.hidden, activation="silu")
         nn.init.zeros_(self.net.last.weight)
         nn.init.zeros_(self.net.last.bias)
         # persistent: a saved density must not change with torch's way to scramble
-        self.register_buffer("unit_points", _sobol(shape[0], positive(points, self.who, "points")))
+        self.register_buffer("unit_points", _sobol(shape[0], points))
         self._kept = ValueCache()
 
     def _logit(self, z: Tensor) -> Tensor:

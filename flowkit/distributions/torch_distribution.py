@@ -13,7 +13,7 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DISTRIBUTIONS
-from flowkit.core.shapes import sum_event
+from flowkit.core.shapes import sum_event, whole_number
 from flowkit.distributions._starts import unit_temperature
 from flowkit.distributions._torch_parts import as_named, forked_rng, named_class, support_of
 from flowkit.numerics.inverse_cdf import solve_quantile
@@ -57,6 +57,7 @@ class TorchDistribution(Distribution):
             if arguments is not None:
                 raise ConfigError(f"{self.who}: arguments= goes with a name; got {type(distribution).__name__}, an object. Drop it.")
             distribution, arguments, event_rank = as_named(distribution, event_rank)
+        event_rank = None if event_rank is None else whole_number(event_rank, self.who, "event_rank", 0)
         self.distribution, self.arguments, self.event_rank = distribution, arguments, event_rank
         if isinstance(distribution, str):
             self._class = named_class(distribution, self.who)

@@ -41,8 +41,8 @@ class UniformBox(Distribution):
         dim: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.low, self.high, self.dim = low, high, dim
         box = Box(low, high, dim)
+        self.low, self.high, self.dim = low, high, box.dim
         if not box.bounded:
             raise ConfigError(f"{self.who}: expected finite bounds; got low={low}, high={high}.")
         self._support = box

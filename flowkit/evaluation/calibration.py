@@ -80,7 +80,8 @@ def latent_normality(flow: Flow, x: Tensor, context: Context = None, *, quantile
     if not bool(torch.isfinite(z).all()):
         raise NonFiniteError("latent_normality: a latent is NaN or infinite. Look for data outside the support, or a layer that saturates.")
     statistic = _ks_statistic(torch.special.ndtr(z))
-    levels = (torch.arange(positive(quantiles, "latent_normality", "quantiles"), dtype=z.dtype, device=z.device) + 0.5) / quantiles
+    quantiles = positive(quantiles, "latent_normality", "quantiles")
+    levels = (torch.arange(quantiles, dtype=z.dtype, device=z.device) + 0.5) / quantiles
     return LatentNormality(statistic, _ks_p_value(statistic, n), torch.special.ndtri(levels), _quantiles(z, levels), n)
 
 
@@ -112,9 +113,10 @@ def coverage(
     Reference:
         Hermans et al. (2022), A trust crisis in simulation-based inference?, arXiv:2110.06581, section 2 (expected coverage).
     """
-    positive(samples, "coverage", "samples")
+    samples = positive(samples, "coverage", "samples")
+    batch_size = positive(batch_size, "coverage", "batch_size")
     with evaluating(flow):
-        log_prob = log_prob_of(flow, x, context, positive(batch_size, "coverage", "batch_size"), generator, "coverage").reshape(-1)
+        log_prob = log_prob_of(flow, x, context, batch_size, generator, "coverage").reshape(-1)
         if len(log_prob) < 2:
             raise ShapeError(f"coverage: expected at least 2 events; got {len(log_prob)}.")
         if context_batch(context, flow.context_shape).numel() > 1:
@@ -124,7 +126,7 @@ def coverage(
             drawn = torch.cat([_sampled_log_prob(flow, (size,), context, batch_size, generator).reshape(-1) for size in sizes])
             ranks = 1 - torch.searchsorted(drawn.sort().values, log_prob, right=True).double() / samples
     n = len(ranks)
-    positive(levels, "coverage", "levels")
+    levels = positive(levels, "coverage", "levels")
     level = torch.arange(1, levels + 1, dtype=torch.float64, device=ranks.device) / (levels + 1)
     observed = torch.searchsorted(ranks.sort().values, level, right=True).double() / n
     statistic = _ks_statistic(ranks[:, None])

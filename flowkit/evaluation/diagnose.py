@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from flowkit.core.checks import checks
-from flowkit.core.errors import FlowkitError, ShapeError
+from flowkit.core.errors import ConfigError, FlowkitError, ShapeError
 from flowkit.core.flow import Flow
 from flowkit.core.layers import layers
-from flowkit.core.shapes import Context, check_event, expand_context
+from flowkit.core.shapes import Context, expand_context
 from flowkit.evaluation._univariate_calls import UnivariateUse, univariate_use
 
 CONDITION_EVENTS = 8  # events whose Jacobians are formed
@@ -30,7 +30,7 @@ class LayerDiagnosis:
         log_det_error: largest |log_det of inverse + log_det of forward back|.
         log_det: mean of the inverse's log_det.
         condition: largest condition number of the Jacobian over a few events; None if it is not square, or too large.
-        saturated: share of the univariate's parameters sets at a limit, None where that is not known.
+        saturated: share of the univariate's parameter sets at a limit, None where that is not known.
         tail: share of values in no bin; bins_used: effective number of bins (exp of the entropy) of the least used coordinate,
             of ``bins``; None where there are no bins.
         non_finite: events whose value or log_det became NaN or infinite here.
@@ -97,11 +97,11 @@ def diagnose(flow: Flow, x: Tensor, context: Context = None, *, generator: torch
         A ``Diagnosis``; print it for a table.
 
     Raises:
-        ShapeError: wrong shapes, or no event inside the support.
+        ShapeError: wrong shapes or dtype, or no event inside the support. ConfigError: not a flow.
     """
     if not isinstance(flow, Flow):
-        raise ShapeError(f"diagnose: expected a Flow; got {type(flow).__name__}.")
-    check_event(x, flow.event_shape, "diagnose")
+        raise ConfigError(f"diagnose: expected a Flow; got {type(flow).__name__}.")
+    flow._check_values(x, flow.event_shape, "diagnose")
     with torch.no_grad(), checks(values=False):
         x, context, outside = _inside(flow, x, context)
         rows, failure = [], None

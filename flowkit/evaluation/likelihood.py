@@ -30,8 +30,9 @@ def nll(
     Returns:
         The mean, with the standard error of the mean over events.
     """
+    batch_size = positive(batch_size, "nll", "batch_size")
     with evaluating(flow):
-        return mean_of(-log_prob_of(flow, x, context, positive(batch_size, "nll", "batch_size"), generator, "nll").reshape(-1))
+        return mean_of(-log_prob_of(flow, x, context, batch_size, generator, "nll").reshape(-1))
 
 
 def bits_per_dim(log_prob: Tensor, dims: int, levels: int = 256) -> Tensor:
@@ -53,7 +54,7 @@ def bits_per_dim(log_prob: Tensor, dims: int, levels: int = 256) -> Tensor:
     Reference:
         Theis et al. (2016), A note on the evaluation of generative models, arXiv:1511.01844, section 3.1.
     """
-    positive(dims, "bits_per_dim", "dims")
+    dims = positive(dims, "bits_per_dim", "dims")
     if not levels >= 1:
         raise ConfigError(f"bits_per_dim: expected levels >= 1; got {levels}.")
     return -log_prob / (dims * math.log(2)) + math.log2(levels)

@@ -53,7 +53,7 @@ def sliced_wasserstein(
         Bonneel et al. (2015), Sliced and Radon Wasserstein barycenters of measures, J. Math. Imaging Vis. 51.
     """
     _check_order(order, "sliced_wasserstein")
-    positive(projections, "sliced_wasserstein", "projections")
+    projections = positive(projections, "sliced_wasserstein", "projections")
     rows, others = pair_of(x, y, "sliced_wasserstein")
     features = rows.shape[1]
     count = projections if features > 1 else 1

@@ -73,7 +73,7 @@ class _Pool(NamedTuple):
 
 
 def _pool(x: Tensor, y: Tensor, max_points: int, generator: torch.Generator | None, who: str) -> _Pool:
-    positive(max_points, who, "max_points")
+    max_points = positive(max_points, who, "max_points")
     rows, others = (_subset(part, max_points, generator) for part in pair_of(x, y, who))
     both = torch.cat([rows, others])
     return _Pool(torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist"), len(rows))
@@ -88,7 +88,7 @@ def _subset(rows: Tensor, count: int, generator: torch.Generator | None) -> Tens
 
 def _permutation_test(kernel: Tensor, first: int, permutations: int, generator: torch.Generator | None) -> Estimate:
     """The unbiased statistic of a kernel matrix, for the labels given and for random ones."""
-    positive(permutations, "two-sample test", "permutations")
+    permutations = positive(permutations, "two-sample test", "permutations")
     total = len(kernel)
     kernel = kernel.double().fill_diagonal_(0)
     device = kernel.device if generator is None else generator.device

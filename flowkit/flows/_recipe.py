@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, TypedDict
 
 from torch import nn
 
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.distributions import StandardNormal
 from flowkit.nets import ClassEmbedding
+from flowkit.nets._parts import ACTIVATIONS
 
 CLASS_FEATURES = 16  # size of the vector a class label becomes
 
@@ -49,6 +50,8 @@ class Recipe(Flow):
         activation: of the conditioners.
     """
 
+    activations: ClassVar[Collection[str]] = tuple(ACTIVATIONS)  # those that the nets know
+
     def __init__(
         self,
         features: int,
@@ -64,19 +67,19 @@ class Recipe(Flow):
         activation: str = "silu",
     ) -> None:
         who = type(self).__name__
-        positive(layers, who, "layers")
+        self.features, self.layers, self.hidden = positive(features, who, "features"), positive(layers, who, "layers"), positive_sizes(hidden, who, "hidden")
+        self.context_features, self.classes = whole_number(context_features, who, "context_features", 0), whole_number(classes, who, "classes", 0)
+        if not isinstance(activation, str) or activation not in self.activations:
+            raise ConfigError(f"{who}: expected activation to be one of {', '.join(self.activations)}; got {activation!r}.")
+        self.activation = activation
         if classes and (embed is not None or context_features):
             raise ConfigError(f"{who}: classes= brings its own context; drop context_features= and embed=.")
         if embed is not None and not (context_features and context_shape is not None):
             raise ConfigError(f"{who}: embed= needs context_shape=, the shape it reads, and context_features=, the size it returns.")
-        if context_features < 0 or classes < 0:
-            raise ConfigError(f"{who}: expected context_features and classes >= 0; got {context_features} and {classes}.")
-        self.features, self.layers, self.hidden, self.activation = positive(features, who, "features"), layers, tuple(hidden), activation
-        self.context_features, self.classes = context_features, classes
-        bijector = self._maps(CLASS_FEATURES if classes else context_features)
-        net = ClassEmbedding(classes, CLASS_FEATURES) if classes else embed
+        bijector = self._maps(CLASS_FEATURES if classes else self.context_features)
+        net = ClassEmbedding(self.classes, CLASS_FEATURES) if classes else embed
         raw = () if classes else None if context_shape is None else tuple(context_shape)
-        super().__init__(StandardNormal((features,)), bijector, support, standardize=standardize, embed=net, context_shape=raw)
+        super().__init__(StandardNormal((self.features,)), bijector, support, standardize=standardize, embed=net, context_shape=raw)
         self.class_embedding = net if classes else None
         self.embed = embed
 
@@ -87,3 +90,11 @@ class Recipe(Flow):
     @property
     def embedding(self) -> nn.Module | None:
         return self.class_embedding if self.classes else self.embed
+
+    def _count(self, name: str, value: Any) -> int:
+        """A checked size argument of the recipe."""
+        return positive(value, type(self).__name__, name)
+
+    def _count_or_none(self, name: str, value: Any) -> int | None:
+        """A checked size argument with a default of its own."""
+        return None if value is None else self._count(name, value)

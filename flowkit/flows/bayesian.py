@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from flowkit.core._places import parameter_places
 from flowkit.core.build import build
 from flowkit.core.distribution import Distribution
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
 from flowkit.core.registry import FLOWS
-from flowkit.core.shapes import Context
+from flowkit.core.shapes import Context, positive_number, whole_number
 from flowkit.core.surjection import Surjection
 from flowkit.core.transform import Bijector
 
@@ -53,10 +54,7 @@ class Bayesian(Flow):
         Distribution.__init__(self)
         if not isinstance(flow, Flow):
             raise ConfigError(f"{self.who}: expected a flow; got {type(flow).__name__}.")
-        for name, value in (("scale", scale), ("prior_scale", prior_scale)):
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{self.who}: expected a finite {name} > 0; got {value!r}.")
-        self.flow, self.scale, self.prior_scale = flow, scale, prior_scale
+        self.flow, self.scale, self.prior_scale = flow, positive_number(scale, self.who, "scale"), positive_number(prior_scale, self.who, "prior_scale")
         self.event_shape, self.context_shape, self.density = flow.event_shape, flow.context_shape, flow.density
         self.standardize, self._inner_context = flow.standardize, flow._inner_context
         self._support, self._whole = flow._support, flow._whole
@@ -141,14 +139,15 @@ class Bayesian(Flow):
         Returns:
             (*B): log (1/S) sum_s p(x | w_s).
         """
-        if not isinstance(weight_draws, int) or weight_draws < 0:
-            raise ConfigError(f"{self.who}.log_prob: expected weight_draws to be an int >= 0; got {weight_draws!r}.")
+        weight_draws = whole_number(weight_draws, f"{self.who}.log_prob", "weight_draws", 0)
         if weight_draws == 0:
             return self.flow.log_prob(x, context, generator=generator, batch_size=batch_size)
-        each = []
+        named, each = {id(mean): name for name, mean in zip(self._names, self._means(), strict=True)}, []
+        places = [(place, named[id(mean)]) for place, mean in parameter_places(self.flow, "flow") if id(mean) in named]
         for _ in range(weight_draws):
-            weights = {f"flow.{name}": value for name, value in self.draw_weights(generator).items()}
-            each.append(functional_call(self._log_prob_module[0], weights, (x, context, generator, batch_size)))
+            drawn = self.draw_weights(generator)
+            lent = {place: drawn[name] for place, name in places}
+            each.append(functional_call(self._log_prob_module[0], lent, (x, context, generator, batch_size), tie_weights=False))
         return torch.stack(each).logsumexp(0) - math.log(weight_draws)
 
     def kl(self) -> Tensor:

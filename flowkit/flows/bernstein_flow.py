@@ -25,7 +25,6 @@ class BernsteinFlow(Recipe):
         bound: the polynomials act on [-bound, bound] of standardised coordinates; the maps are straight lines outside.
         passes: groups of coordinates per layer; default D.
 
-
     Reference: Sick et al. (2020), Deep transformation models, arXiv:2004.00464; Ramasinghe et al. (2021), arXiv:2102.03509.
     """
 
@@ -40,7 +39,7 @@ class BernsteinFlow(Recipe):
         passes: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.degree, self.bound, self.passes = degree, bound, passes
+        self.degree, self.bound, self.passes = self._count("degree", degree), bound, self._count_or_none("passes", passes)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

@@ -24,7 +24,6 @@ class Gaussianization(Recipe):
         components: of each coordinate's normal mixture.
         reflections: Householder reflections per rotation; default D, which reaches every rotation or its mirror image.
 
-
     Reference: Meng et al. (2020), Gaussianization Flows, arXiv:2003.01941; Chen and Gopinath (2000), Gaussianization, NeurIPS.
     """
 
@@ -38,7 +37,7 @@ class Gaussianization(Recipe):
         reflections: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.components, self.reflections = components, reflections
+        self.components, self.reflections = self._count("components", components), self._count_or_none("reflections", reflections)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:
@@ -46,7 +45,7 @@ class Gaussianization(Recipe):
         for layer in range(self.layers):
             if layer and self.features > 1:
                 steps.append(Householder(self.features, self.features if self.reflections is None else self.reflections))
-            steps.append(Elementwise(self.features, univariate, context_features=context, hidden=self.hidden))
+            steps.append(Elementwise(self.features, univariate, context_features=context, hidden=self.hidden, activation=self.activation))
         return ~Chain(steps)
 
     @classmethod

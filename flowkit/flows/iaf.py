@@ -21,7 +21,6 @@ class IAF(Recipe):
         features, context_features, layers, hidden, ...: see ``Recipe``.
         passes: groups of coordinates per layer; default D, fully autoregressive.
 
-
     Reference: Kingma et al. (2016), Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
     """
 
@@ -34,7 +33,7 @@ class IAF(Recipe):
         passes: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.passes = passes
+        self.passes = self._count_or_none("passes", passes)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

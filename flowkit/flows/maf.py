@@ -21,7 +21,6 @@ class MAF(Recipe):
         features, context_features, layers, hidden, ...: see ``Recipe``.
         passes: groups of coordinates per layer; default D, fully autoregressive.
 
-
     Reference: Papamakarios et al. (2017), Masked Autoregressive Flow for Density Estimation, arXiv:1705.07057.
     """
 
@@ -34,7 +33,7 @@ class MAF(Recipe):
         passes: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.passes = passes
+        self.passes = self._count_or_none("passes", passes)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

@@ -25,7 +25,6 @@ class NeuralAutoregressiveFlow(Recipe):
         depth: sigmoidal layers of each scalar map; more than one is the deep dense kind.
         passes: groups of coordinates per autoregressive layer; default D.
 
-
     Reference: Huang et al. (2018), Neural Autoregressive Flows, arXiv:1804.00779.
     """
 
@@ -40,7 +39,7 @@ class NeuralAutoregressiveFlow(Recipe):
         passes: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.units, self.depth, self.passes = units, depth, passes
+        self.units, self.depth, self.passes = self._count("units", units), self._count("depth", depth), self._count_or_none("passes", passes)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

@@ -7,6 +7,7 @@ from typing import Unpack
 
 from flowkit.bijectors import Chain, Elementwise, LULinear
 from flowkit.core.registry import FLOWS
+from flowkit.core.shapes import flag
 from flowkit.core.transform import Bijector
 from flowkit.flows._layers import autoregressions, couplings
 from flowkit.flows._recipe import Options, Recipe
@@ -27,7 +28,6 @@ class NeuralSplineFlow(Recipe):
         autoregressive: masked autoregressive layers in place of coupling.
         passes: groups of coordinates per autoregressive layer; default D.
 
-
     Reference: Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032.
     """
 
@@ -43,7 +43,8 @@ class NeuralSplineFlow(Recipe):
         passes: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.bins, self.bound, self.autoregressive, self.passes = bins, bound, autoregressive, passes
+        self.bins, self.bound, self.passes = self._count("bins", bins), bound, self._count_or_none("passes", passes)
+        self.autoregressive = flag(autoregressive, "NeuralSplineFlow", "autoregressive")
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

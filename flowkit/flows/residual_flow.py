@@ -10,9 +10,11 @@ from torch import nn
 from flowkit.bijectors import ActNorm, Chain, ResidualOf
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import FLOWS
+from flowkit.core.shapes import flag, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.flows._recipe import Options, Recipe
 from flowkit.nets import LipschitzDenseMLP, LipschitzMLP
+from flowkit.nets._lipschitz import LIPSCHITZ_ACTIVATIONS
 
 
 @FLOWS.register("residual_flow")
@@ -34,12 +36,15 @@ class ResidualFlow(Recipe):
     Perugachi-Diaz et al. (2021), Invertible DenseNets, arXiv:2102.02694.
     """
 
+    activations = LIPSCHITZ_ACTIVATIONS
+
     def __init__(
         self,
         features: int,
         context_features: int = 0,
         layers: int = 8,
         hidden: Sequence[int] = (64, 64),
+        *,
         block: Literal["mlp", "dense"] = "mlp",
         log_det: Literal["exact", "power_series", "roulette"] = "exact",
         terms: int = 4,
@@ -50,8 +55,9 @@ class ResidualFlow(Recipe):
     ) -> None:
         if block not in ("mlp", "dense"):
             raise ConfigError(f"ResidualFlow: expected block 'mlp' or 'dense'; got {block!r}.")
-        self.block, self.log_det, self.terms, self.probes = block, log_det, terms, probes
-        self.coefficient, self.act_norm = coefficient, act_norm
+        self.block, self.log_det, self.probes = block, log_det, self._count_or_none("probes", probes)
+        self.terms = whole_number(terms, "ResidualFlow", "terms", 0 if log_det == "roulette" else 1)
+        self.coefficient, self.act_norm = coefficient, flag(act_norm, "ResidualFlow", "act_norm")
         options.setdefault("activation", "clip_swish" if block == "dense" else "lip_swish")
         super().__init__(features, context_features, layers, hidden, **options)
 

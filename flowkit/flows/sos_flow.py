@@ -18,15 +18,14 @@ class SOSFlow(Recipe):
     """Autoregressive layers of increasing polynomials, x' = sum of squares, in alternating order.
 
     ``log_prob`` costs one pass; sampling one pass per group of coordinates, each with a root search. Towards data the maps
-    are polynomials of degree 2 degree + 1 a layer, so ``log_prob`` far outside the data falls accordingly: a product of
-    these degrees beyond about 50 overflows float32 some thousand standard deviations out.
+    are polynomials of degree 2 degree + 1 a layer, and straight lines beyond |z| = 5, so that an outlier's ``log_prob`` and
+    its gradients stay finite.
 
     Args:
         features, context_features, layers, hidden, ...: see ``Recipe``.
         components: squares in each sum.
         degree: of each squared polynomial.
         passes: groups of coordinates per layer; default D.
-
 
     Reference: Jaini et al. (2019), Sum-of-Squares Polynomial Flow, arXiv:1905.02325.
     """
@@ -42,7 +41,7 @@ class SOSFlow(Recipe):
         passes: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.components, self.degree, self.passes = components, degree, passes
+        self.components, self.degree, self.passes = self._count("components", components), self._count("degree", degree), self._count_or_none("passes", passes)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

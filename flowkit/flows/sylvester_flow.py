@@ -33,7 +33,7 @@ class SylvesterFlow(Recipe):
         rank: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.rank = rank
+        self.rank = self._count_or_none("rank", rank)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

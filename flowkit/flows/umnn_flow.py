@@ -27,7 +27,6 @@ class UMNNFlow(Recipe):
         nodes: of the quadrature rule.
         passes: groups of coordinates per layer; default D.
 
-
     Reference: Wehenkel and Louppe (2019), Unconstrained Monotonic Neural Networks, arXiv:1908.05164, section 3.
     """
 
@@ -43,7 +42,8 @@ class UMNNFlow(Recipe):
         passes: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.units, self.bound, self.nodes, self.passes = units, bound, nodes, passes
+        self.units, self.bound, self.nodes = self._count("units", units), bound, self._count("nodes", nodes)
+        self.passes = self._count_or_none("passes", passes)
         super().__init__(features, context_features, layers, hidden, **options)
 
     def _maps(self, context: int) -> Bijector:

@@ -112,6 +112,7 @@ class _Plain(nn.Module):
 
 
 Activation = LipSwish | ConcatenatedLipSwish | _Plain
+LIPSCHITZ_ACTIVATIONS = ("lip_swish", "clip_swish", "elu", "tanh")
 
 
 def lipschitz_activation(name: str, axis: int = -1) -> Activation:
@@ -122,7 +123,7 @@ def lipschitz_activation(name: str, axis: int = -1) -> Activation:
         return ConcatenatedLipSwish(axis)
     if name in ("elu", "tanh"):
         return _Plain(name)
-    raise UnknownNameError(f"No activation of slope at most 1 named {name!r}. {nearest(name, ('lip_swish', 'clip_swish', 'elu', 'tanh'))}")
+    raise UnknownNameError(f"No activation of slope at most 1 named {name!r}. {nearest(name, LIPSCHITZ_ACTIVATIONS)}")
 
 
 def check_coefficient(coefficient: float, who: str) -> float:

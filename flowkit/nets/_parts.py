@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import UnknownNameError, nearest
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
@@ -19,9 +19,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def activation_module(name: str) -> nn.Module:
     """The activation of that name."""
-    if name not in _ACTIVATIONS:
-        raise UnknownNameError(f"No activation named {name!r}. {nearest(name, _ACTIVATIONS)}")
-    return _ACTIVATIONS[name]()
+    if name not in ACTIVATIONS:
+        raise UnknownNameError(f"No activation named {name!r}. {nearest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
 
 
 def join(x: Tensor, context: Tensor | None) -> Tensor:

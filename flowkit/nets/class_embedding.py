@@ -30,7 +30,7 @@ class ClassEmbedding(nn.Module):
     def __init__(self, classes: int, out_features: int = 16) -> None:
         super().__init__()
         self.classes, self.out_features = positive(classes, "ClassEmbedding", "classes"), positive(out_features, "ClassEmbedding", "out_features")
-        self.table = nn.Embedding(classes + 1, out_features)
+        self.table = nn.Embedding(self.classes + 1, self.out_features)
 
     def forward(self, labels: Tensor) -> Tensor:
         if labels.is_floating_point():

@@ -24,7 +24,7 @@ class Constant(nn.Module):
     def __init__(self, out_features: int) -> None:
         super().__init__()
         self.out_features = positive(out_features, "Constant", "out_features")
-        self.value = nn.Parameter(torch.zeros(out_features))
+        self.value = nn.Parameter(torch.zeros(self.out_features))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.value.expand(*x.shape[:-1], self.out_features)

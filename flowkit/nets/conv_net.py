@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._parts import activation_module
 
 
@@ -43,18 +43,20 @@ class ConvNet(nn.Module):
         kernel: int = 3,
     ) -> None:
         super().__init__()
+        kernel = positive(kernel, "ConvNet", "kernel")
+        context_features = whole_number(context_features, "ConvNet", "context_features", 0)
         self.in_channels, self.out_channels = positive(in_channels, "ConvNet", "in_channels"), positive(out_channels, "ConvNet", "out_channels")
-        self.hidden, self.context_features, self.activation, self.kernel = tuple(hidden), context_features, activation, kernel
+        self.hidden, self.context_features, self.activation, self.kernel = positive_sizes(hidden, "ConvNet", "hidden"), context_features, activation, kernel
         if not self.hidden:
             raise ConfigError("ConvNet: expected at least one hidden width; got none.")
-        if positive(kernel, "ConvNet", "kernel") % 2 == 0:
+        if kernel % 2 == 0:
             raise ConfigError(f"ConvNet: expected an odd kernel; got {kernel}.")
         widths = [positive(width, "ConvNet", "hidden width") for width in hidden]
-        self.first = nn.Conv2d(in_channels, widths[0], kernel, padding=kernel // 2)
+        self.first = nn.Conv2d(self.in_channels, widths[0], kernel, padding=kernel // 2)
         self.context_layer = nn.Linear(context_features, widths[0], bias=False) if context_features else None
         self.middle = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in itertools.pairwise(widths))
         self.act = activation_module(activation)
-        self.last = nn.Conv2d(widths[-1], out_channels, kernel, padding=kernel // 2)
+        self.last = nn.Conv2d(widths[-1], self.out_channels, kernel, padding=kernel // 2)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 

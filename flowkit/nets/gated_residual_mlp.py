@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._parts import activation_module, join
 
 
@@ -40,7 +40,9 @@ class GatedResidualMLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        in_features, out_features = whole_number(in_features, "GatedResidualMLP", "in_features", 0), positive(out_features, "GatedResidualMLP", "out_features")
+        context_features = whole_number(context_features, "GatedResidualMLP", "context_features", 0)
+        self.in_features, self.out_features, self.hidden = in_features, out_features, positive_sizes(hidden, "GatedResidualMLP", "hidden")
         self.context_features, self.activation, self.dropout = context_features, activation, dropout
         if len(set(hidden)) != 1:
             raise ConfigError(f"GatedResidualMLP: expected equal hidden widths, one per block; got {tuple(hidden)}.")
@@ -49,7 +51,7 @@ class GatedResidualMLP(nn.Module):
         self.inward, self.outward = nn.ModuleList(nn.Linear(width, width) for _ in hidden), nn.ModuleList(nn.Linear(width, width) for _ in hidden)
         self.gates = nn.ModuleList(nn.Linear(context_features, width) for _ in hidden if context_features)
         self.act, self.drop = activation_module(activation), nn.Dropout(dropout)
-        self.last = nn.Linear(width, positive(out_features, "GatedResidualMLP", "out_features"))
+        self.last = nn.Linear(width, out_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(join(x, context))

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import Shape, positive
+from flowkit.core.shapes import Shape, positive, whole_number
 from flowkit.nets._lipschitz import LipschitzNet, bounded_kernel, check_coefficient, lipschitz_activation
 
 
@@ -46,16 +46,17 @@ class LipschitzConv(LipschitzNet):
         coefficient: float = 0.97,
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, "LipschitzConv", "context_features", 0)
         self.channels, self.width = positive(channels, "LipschitzConv", "channels"), positive(width, "LipschitzConv", "width")
         self.kernel, self.context_features, self.activation = positive(kernel, "LipschitzConv", "kernel"), context_features, activation
-        if kernel % 2 == 0:
-            raise ConfigError(f"LipschitzConv: expected an odd kernel, which keeps the image's size; got {kernel}.")
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"LipschitzConv: expected an odd kernel, which keeps the image's size; got {self.kernel}.")
         self.coefficient = check_coefficient(coefficient, "LipschitzConv")
         activations = [lipschitz_activation(activation, axis=-3) for _ in range(2)]
-        wide = width * activations[0].outputs
-        sizes = [(channels, width, kernel), (wide, width, 1), (wide, channels, kernel)]
+        wide = self.width * activations[0].outputs
+        sizes = [(self.channels, self.width, self.kernel), (wide, self.width, 1), (wide, self.channels, self.kernel)]
         layers = [nn.Conv2d(before, after, side, padding=side // 2) for before, after, side in sizes]
-        self._place(activations, layers, [width, width, channels], context_features)
+        self._place(activations, layers, [self.width, self.width, self.channels], context_features)
 
     @property
     def in_shape(self) -> Shape:

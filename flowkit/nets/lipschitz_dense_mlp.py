@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import Shape, positive
+from flowkit.core.shapes import Shape, positive, positive_sizes, whole_number
 from flowkit.nets._lipschitz import LipschitzNet, bounded_weight, check_coefficient, lipschitz_activation
 
 
@@ -43,16 +43,17 @@ class LipschitzDenseMLP(LipschitzNet):
         coefficient: float = 0.97,
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, "LipschitzDenseMLP", "context_features", 0)
         who = "LipschitzDenseMLP"
         self.in_features, self.out_features = positive(in_features, who, "in_features"), positive(out_features, who, "out_features")
-        self.hidden, self.context_features, self.activation = tuple(hidden), context_features, activation
+        self.hidden, self.context_features, self.activation = positive_sizes(hidden, "LipschitzDenseMLP", "hidden"), context_features, activation
         self.coefficient = check_coefficient(coefficient, who)
         activations = [lipschitz_activation(activation) for _ in self.hidden]
-        layers, width = [], in_features
+        layers, width = [], self.in_features
         for part, growth in zip(activations, self.hidden, strict=True):
             layers.append(nn.Linear(width, positive(growth, who, "hidden width")))
             width += part.outputs * growth
-        self._place(activations, [*layers, nn.Linear(width, out_features)], [*self.hidden, out_features], context_features)
+        self._place(activations, [*layers, nn.Linear(width, self.out_features)], [*self.hidden, self.out_features], context_features)
         self.mix = nn.Parameter(torch.zeros(len(self.hidden)))  # logits of b^2: equal shares at 0
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import Shape, positive
+from flowkit.core.shapes import Shape, positive, positive_sizes, whole_number
 from flowkit.nets._lipschitz import LipschitzNet, bounded_weight, check_coefficient, lipschitz_activation
 
 
@@ -45,13 +45,14 @@ class LipschitzMLP(LipschitzNet):
         coefficient: float = 0.97,
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, "LipschitzMLP", "context_features", 0)
         self.in_features, self.out_features = positive(in_features, "LipschitzMLP", "in_features"), positive(out_features, "LipschitzMLP", "out_features")
-        self.hidden, self.context_features, self.activation = tuple(hidden), context_features, activation
+        self.hidden, self.context_features, self.activation = positive_sizes(hidden, "LipschitzMLP", "hidden"), context_features, activation
         self.coefficient = check_coefficient(coefficient, "LipschitzMLP")
         widths = [positive(width, "LipschitzMLP", "hidden width") for width in self.hidden]
         activations = [lipschitz_activation(activation) for _ in widths]
-        befores = [in_features, *(part.outputs * width for part, width in zip(activations, widths, strict=True))]
-        afters = [*widths, out_features]
+        befores = [self.in_features, *(part.outputs * width for part, width in zip(activations, widths, strict=True))]
+        afters = [*widths, self.out_features]
         layers = [nn.Linear(before, after) for before, after in zip(befores, afters, strict=True)]
         self._place(activations, layers, afters, context_features)
 

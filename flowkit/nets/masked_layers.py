@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
+from flowkit.core.shapes import whole_number
 from flowkit.nets._masked_linear import MaskedLinear, as_masks, through
 from flowkit.nets._parts import activation_module, join
 
@@ -43,6 +44,7 @@ class MaskedLayers(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        context_features = whole_number(context_features, "MaskedLayers", "context_features", 0)
         self.masks = as_masks(masks, 1, "MaskedLayers")
         if context not in ("joined", "added"):
             raise ConfigError(f"MaskedLayers: expected context to be 'joined' or 'added'; got {context!r}.")

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._masked_linear import MaskedLinear
 from flowkit.nets._parts import activation_module
 
@@ -46,13 +46,15 @@ class MaskedMLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
+        outputs_per_group = positive(outputs_per_group, "MaskedMLP", "outputs_per_group")
+        context_features = whole_number(context_features, "MaskedMLP", "context_features", 0)
         adjacency = torch.as_tensor(adjacency, dtype=torch.bool)
         if adjacency.dim() != 2:
             raise ShapeError(f"MaskedMLP: expected adjacency of shape (out_groups, in_features); got {tuple(adjacency.shape)}.")
-        self.adjacency, self.outputs_per_group, self.hidden = adjacency, outputs_per_group, tuple(hidden)
+        self.adjacency, self.outputs_per_group, self.hidden = adjacency, outputs_per_group, positive_sizes(hidden, "MaskedMLP", "hidden")
         self.context_features, self.activation = context_features, activation
         self.in_features = adjacency.shape[1]
-        self.out_features = adjacency.shape[0] * positive(outputs_per_group, "MaskedMLP", "outputs_per_group")
+        self.out_features = adjacency.shape[0] * outputs_per_group
         sets = torch.unique(adjacency, dim=0)
         if not context_features and bool(adjacency.any()):
             sets = sets[sets.any(dim=1)]  # without a context, units that see nothing would be dead weight

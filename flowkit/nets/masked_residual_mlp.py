@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import NETS
+from flowkit.core.shapes import whole_number
 from flowkit.nets._masked_linear import MaskedLinear, as_masks, through
 from flowkit.nets._parts import activation_module
 
@@ -32,6 +33,7 @@ class MaskedResidualMLP(nn.Module):
 
     def __init__(self, masks: Sequence[Tensor], *, context_features: int = 0, activation: str = "relu", dropout: float = 0.0) -> None:
         super().__init__()
+        context_features = whole_number(context_features, "MaskedResidualMLP", "context_features", 0)
         self.masks = as_masks(masks, 2, "MaskedResidualMLP")
         width = self.masks[0].shape[0]
         if len(self.masks) % 2 or any(mask.shape[0] != width for mask in self.masks[2:-1:2]):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._parts import activation_module, join
 
 
@@ -28,14 +28,16 @@ class MLP(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, hidden: Sequence[int] = (64, 64), *, context_features: int = 0, activation: str = "relu") -> None:
         super().__init__()
-        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        in_features, out_features = whole_number(in_features, "MLP", "in_features", 0), positive(out_features, "MLP", "out_features")
+        context_features = whole_number(context_features, "MLP", "context_features", 0)
+        self.in_features, self.out_features, self.hidden = in_features, out_features, positive_sizes(hidden, "MLP", "hidden")
         self.context_features, self.activation = context_features, activation
         sizes = [in_features + context_features, *(positive(width, "MLP", "hidden width") for width in hidden)]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
             layers += [nn.Linear(before, after), activation_module(activation)]
         self.layers = nn.Sequential(*layers)
-        self.last = nn.Linear(sizes[-1], positive(out_features, "MLP", "out_features"))
+        self.last = nn.Linear(sizes[-1], out_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.last(self.layers(join(x, context)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._parts import activation_module
 
 
@@ -47,17 +47,19 @@ class PixelCNN(nn.Module):
         kernel: int = 3,
     ) -> None:
         super().__init__()
-        self.in_channels, self.outputs_per_channel = in_channels, positive(outputs_per_channel, "PixelCNN", "outputs_per_channel")
-        self.hidden, self.context_features, self.activation, self.kernel = tuple(hidden), context_features, activation, kernel
-        channels = positive(in_channels, "PixelCNN", "in_channels")
+        kernel = positive(kernel, "PixelCNN", "kernel")
+        context_features = whole_number(context_features, "PixelCNN", "context_features", 0)
+        channels = self.in_channels = positive(in_channels, "PixelCNN", "in_channels")
+        self.outputs_per_channel = positive(outputs_per_channel, "PixelCNN", "outputs_per_channel")
+        self.hidden, self.context_features, self.activation, self.kernel = positive_sizes(hidden, "PixelCNN", "hidden"), context_features, activation, kernel
         if len(set(self.hidden)) != 1 or positive(self.hidden[0], "PixelCNN", "hidden width") < channels:
             raise ConfigError(f"PixelCNN: expected equal hidden widths of at least in_channels={channels}, one per block; got {self.hidden}.")
-        if positive(kernel, "PixelCNN", "kernel") % 2 == 0 or kernel < 3:
+        if kernel % 2 == 0 or kernel < 3:
             raise ConfigError(f"PixelCNN: expected an odd kernel of at least 3; got {kernel}.")
-        self.out_channels, width, reach = channels * outputs_per_channel, self.hidden[0], kernel // 2
+        self.out_channels, width, reach = channels * self.outputs_per_channel, self.hidden[0], kernel // 2
         self.rows_above = reach * (len(self.hidden) + 1)
         pixel = torch.arange(channels)
-        units, outputs = torch.arange(width) * channels // width, pixel.repeat_interleave(outputs_per_channel)
+        units, outputs = torch.arange(width) * channels // width, pixel.repeat_interleave(self.outputs_per_channel)
         every = torch.ones(width, 1, dtype=torch.bool)
         self.first_down = _MaskedConv2d(_window(every.expand(width, channels), reach, "above"))
         self.first_right = _MaskedConv2d(_window(units[:, None] > pixel, reach, "left"))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._parts import activation_module, join
 
 
@@ -25,7 +25,9 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, hidden: Sequence[int] = (64, 64), *, context_features: int = 0, activation: str = "relu") -> None:
         super().__init__()
-        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        in_features, out_features = whole_number(in_features, "ResidualMLP", "in_features", 0), positive(out_features, "ResidualMLP", "out_features")
+        context_features = whole_number(context_features, "ResidualMLP", "context_features", 0)
+        self.in_features, self.out_features, self.hidden = in_features, out_features, positive_sizes(hidden, "ResidualMLP", "hidden")
         self.context_features, self.activation = context_features, activation
         if len(set(hidden)) != 1:
             raise ConfigError(f"ResidualMLP: expected equal hidden widths, one per block; got {tuple(hidden)}.")
@@ -34,7 +36,7 @@ class ResidualMLP(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(activation_module(activation), nn.Linear(width, width), activation_module(activation), nn.Linear(width, width)) for _ in hidden
         )
-        self.last = nn.Linear(width, positive(out_features, "ResidualMLP", "out_features"))
+        self.last = nn.Linear(width, out_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(join(x, context))

@@ -1,4 +1,4 @@
-"""Logarithms of normal probabilities and their inverse, far into the tails."""
+"""Logarithms of normal probabilities and their inverse, far into the tails; half precision is worked out in float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.numerics.normal_tails import HALF_LOG_2PI, log_q
+from flowkit.numerics.normal_tails import HALF_LOG_2PI, at_least_single, log_q
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 NARROW = 2.0  # (b - a) times the size of the score: below it 16 Gauss nodes are exact
@@ -22,6 +22,7 @@ def log_interval(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     differences. The interval is turned to the left tail, where Phi keeps its digits; a narrow one, whose ends have almost
     equal Phi, is integrated.
     """
+    dtype, a, b = torch.promote_types(a.dtype, b.dtype), at_least_single(a), at_least_single(b)
     turned = a + b > 0
     first, last = torch.where(turned, -b, a), torch.where(turned, -a, b)
     width = last - first
@@ -32,12 +33,13 @@ def log_interval(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     log_ratio = _log_scaled(lower) - _log_scaled(upper) - 0.5 * (_top(lower) - _top(upper)) * (_top(lower) + _top(upper))
     wide = _log_scaled(upper) + torch.log(-torch.expm1(log_ratio))
     top = _top(last)
-    return torch.where(turned, -top, top), torch.where(narrow, strip, wide)
+    return torch.where(turned, -top, top).to(dtype), torch.where(narrow, strip, wide).to(dtype)
 
 
 def log_ndtr(x: Tensor) -> Tensor:
     """log Phi(x) of finite x; torch's own has no vmap rule."""
-    return _log_scaled(x) - 0.5 * _top(x).square()
+    single = at_least_single(x)
+    return (_log_scaled(single) - 0.5 * _top(single).square()).to(x.dtype)
 
 
 def _top(last: Tensor) -> Tensor:
@@ -65,13 +67,14 @@ def log_ndtri(log_p: Tensor) -> Tensor:
 
     Newton's method on log Phi, which is concave, from the quantile of exp(log_p) or, far out, from the asymptote.
     """
+    dtype, log_p = log_p.dtype, at_least_single(log_p)
     with torch.no_grad():
         near = torch.special.ndtri(log_p.clamp(min=FAR).exp())
         square = -2 * log_p.clamp(max=FAR)
         # log Phi(x) is about -x^2/2 - log(|x| sqrt(2 pi)) far out
         far = -torch.sqrt(square - square.log() - math.log(2 * math.pi))
         x = _newton(torch.where(log_p > FAR, near, far), log_p, 4)
-    return _newton(x, log_p, 2) if torch.is_grad_enabled() else x
+    return (_newton(x, log_p, 2) if torch.is_grad_enabled() else x).to(dtype)
 
 
 def _newton(x: Tensor, log_p: Tensor, steps: int) -> Tensor:

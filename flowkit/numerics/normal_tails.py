@@ -1,7 +1,8 @@
 """Tail probabilities of the standard normal and their quantiles, with the Gaussian factor taken out.
 
 Write SF(v) = 1 - Phi(v) = exp(-max(v, 0)^2 / 2) q(v). Far out log SF is about -v^2 / 2, so a difference of two such
-numbers loses all digits of what matters; log q(v) is about -log v there and keeps them.
+numbers loses all digits of what matters; log q(v) is about -log v there and keeps them. Half precision is worked out in
+float32 and rounded at the end.
 """
 
 from __future__ import annotations
@@ -16,13 +17,22 @@ SERIES = (1.0, -1.0, 3.0, -15.0, 105.0, -945.0, 10395.0, -135135.0)  # of Mills'
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def at_least_single(value: Tensor) -> Tensor:
+    """In float32, or float64 if it is: the special functions have no half precision, and too few digits in it."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 def normal_cdf(x: Tensor) -> Tensor:
     """Phi(x) with all its digits in the left tail, where torch.special.ndtr has few or none."""
-    return 0.5 * torch.special.erfc(-x * math.sqrt(0.5))
+    return (0.5 * torch.special.erfc(-at_least_single(x) * math.sqrt(0.5))).to(x.dtype)
 
 
 def log_q(v: Tensor) -> Tensor:
     """log q(v) = log SF(v) + max(v, 0)^2 / 2, for any v; differentiable twice."""
+    return _log_q(at_least_single(v)).to(v.dtype)
+
+
+def _log_q(v: Tensor) -> Tensor:
     inverse_square = v.clamp(min=FAR) ** -2
     series = torch.zeros_like(v)
     for coefficient in reversed(SERIES):
@@ -47,6 +57,7 @@ def upper_quantile(reference: Tensor, log_tail: Tensor) -> Tensor:
     Args:
         reference: a constant >= 0 of about the size of x; log_tail: (*S).
     """
+    dtype, reference, log_tail = log_tail.dtype, at_least_single(reference), at_least_single(log_tail)
     with torch.no_grad():
         x = (reference.square() - 2 * (log_tail + math.log(2))).clamp(min=0).sqrt()
         # far out the square overflows before its root does
@@ -55,7 +66,7 @@ def upper_quantile(reference: Tensor, log_tail: Tensor) -> Tensor:
             x = _quantile_step(x, reference, log_tail)
     for _ in range(2):
         x = _quantile_step(x, reference, log_tail)
-    return x
+    return x.to(dtype)
 
 
 def _quantile_step(x: Tensor, reference: Tensor, log_tail: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowkit.core.checks import runs_eagerly
+from flowkit.numerics.loops import repeat_until_done
 
 
 def solve_increasing(
@@ -35,6 +35,8 @@ def solve_increasing(
 
     Reference: Chandrupatla (1997), A new hybrid quadratic/bisection algorithm, Adv. Eng. Softw. 28(3).
     """
+    if y.is_meta:
+        return torch.empty_like(y)
     with torch.no_grad():
         y = y.detach()
         lower, upper = _bracket(function, y, torch.as_tensor(low).to(y).expand_as(y), torch.as_tensor(high).to(y).expand_as(y))
@@ -59,30 +61,20 @@ def _bracket(function: Callable[[Tensor], Tensor], y: Tensor, low: Tensor, high:
     upper = torch.where(torch.isinf(high), torch.maximum(centre + 1, low), high)
     largest = torch.finfo(y.dtype).max
     low, high = low.clamp(min=-largest), high.clamp(max=largest)
-    width = y.abs().clamp(min=1)
-    for _ in range(_doublings(y)):
+
+    def grow(lower: Tensor, upper: Tensor, width: Tensor, done: Tensor) -> tuple[Tensor, ...]:
         too_high = (function(lower) > y) & (lower > low) & torch.isfinite(y)
         too_low = (function(upper) < y) & (upper < high) & torch.isfinite(y)
-        if may_branch(y) and not bool((too_high | too_low).any()):
-            break
         lower, upper = (
             torch.where(too_low, upper, torch.where(too_high, torch.maximum(lower - width, low), lower)),
             torch.where(too_high, lower, torch.where(too_low, torch.minimum(upper + width, high), upper)),
         )
-        width = width * 2
+        return lower, upper, width * 2, ~(too_high | too_low)
+
+    most = math.frexp(largest)[1] - 1  # doublings of 1 that the dtype can hold
+    start = (lower, upper, y.abs().clamp(min=1), torch.zeros_like(y, dtype=torch.bool))
+    lower, upper, _, _ = repeat_until_done(grow, start, most, most_blind=min(most, 60 if y.dtype == torch.float64 else 30))
     return lower, upper
-
-
-def _doublings(y: Tensor) -> int:
-    """Doublings of 1 that the dtype can hold; fewer where the loop cannot stop early."""
-    most = math.frexp(torch.finfo(y.dtype).max)[1] - 1
-    return most if may_branch(y) else min(most, 60 if y.dtype == torch.float64 else 30)
-
-
-def may_branch(value: Tensor) -> bool:
-    """Whether a loop may stop early: values cannot be looked at in a compiled graph or under vmap, and meta tensors have none."""
-    return runs_eagerly() and not value.is_meta
-
 
 
 def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor, upper: Tensor, iterations: int) -> Tensor:
@@ -91,7 +83,8 @@ def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor
     c, fc, t = a, fa, torch.full_like(y, 0.5)
     eps = torch.finfo(y.dtype).eps
     best, done = torch.where(fa.abs() < fb.abs(), a, b), torch.zeros_like(y, dtype=torch.bool)
-    for _ in range(iterations):
+
+    def step(a: Tensor, fa: Tensor, b: Tensor, fb: Tensor, c: Tensor, fc: Tensor, t: Tensor, best: Tensor, done: Tensor) -> tuple[Tensor, ...]:
         x = a + t * (b - a)
         fx = function(x) - y
         same = torch.sign(fx) == torch.sign(fa)
@@ -102,12 +95,11 @@ def _chandrupatla(function: Callable[[Tensor], Tensor], y: Tensor, lower: Tensor
         span = (b - a).abs()
         tolerance = 2 * eps * best.abs() + torch.finfo(y.dtype).tiny
         done = done | (tolerance >= 0.5 * span) | (fx == 0)
-        if may_branch(y) and bool(done.all()):
-            break
         t = _interpolation(a, fa, b, fb, c, fc)
         edge = (tolerance / span.clamp(min=torch.finfo(y.dtype).tiny)).clamp(max=0.5)
-        t = torch.minimum(torch.maximum(t, edge), 1 - edge)
-    return best
+        return a, fa, b, fb, c, fc, torch.minimum(torch.maximum(t, edge), 1 - edge), best, done
+
+    return repeat_until_done(step, (a, fa, b, fb, c, fc, t, best, done), iterations)[-2]
 
 
 def _interpolation(a: Tensor, fa: Tensor, b: Tensor, fb: Tensor, c: Tensor, fc: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.checks import runs_eagerly
+from flowkit.core.errors import ConfigError
 
 Product = Callable[[Tensor], Tensor]
 
@@ -73,7 +74,7 @@ def orthogonal_probes(x: Tensor, rank: int, count: int, generator: torch.Generat
     """
     batch, size = x.shape[: x.dim() - rank], x.shape[x.dim() - rank :].numel()
     if not 1 <= count <= size:
-        raise ValueError(f"orthogonal_probes: expected count in 1 .. {size}, the size of an event; got {count}.")
+        raise ConfigError(f"orthogonal_probes: expected count in 1 .. {size}, the size of an event; got {count}.")
     dtype = torch.promote_types(x.dtype, torch.float32)
     normal = torch.randn((*batch, size, count), dtype=dtype, device=x.device, generator=generator)
     frame = normal / torch.linalg.vector_norm(normal, dim=-2, keepdim=True) if count == 1 else torch.linalg.qr(normal).Q

@@ -37,9 +37,8 @@ class EvidenceLowerBound(Objective):
 
     def __init__(self, rows: int, *, draws: int = 1, kl_weight: float = 1.0) -> None:
         super().__init__()
-        self.rows, self.draws, self.kl_weight = rows, draws, kl_weight
-        positive(rows, "EvidenceLowerBound", "rows")
-        positive(draws, "EvidenceLowerBound", "draws")
+        self.rows, self.draws = positive(rows, "EvidenceLowerBound", "rows"), positive(draws, "EvidenceLowerBound", "draws")
+        self.kl_weight = kl_weight
         if not (math.isfinite(kl_weight) and kl_weight >= 0):
             raise ConfigError(f"EvidenceLowerBound: expected a finite kl_weight >= 0; got {kl_weight!r}.")
 

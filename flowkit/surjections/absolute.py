@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import SURJECTIONS
-from flowkit.core.shapes import as_shape, sum_event
+from flowkit.core.shapes import as_shape, sum_event, whole_number
 from flowkit.core.surjection import Surjection
 from flowkit.core.traits import Traits
+from flowkit.nets._learned import Learned
 
 
 @SURJECTIONS.register("absolute")
@@ -32,27 +33,24 @@ class Absolute(Surjection):
     Reference: Nielsen et al. (2020), SurVAE Flows, arXiv:2007.02731, section 3.1.
     """
 
+    logit: Tensor
+
     def __init__(self, shape: int | Sequence[int], *, context_features: int = 0) -> None:
         super().__init__()
+        context_features = whole_number(context_features, self.who, "context_features", 0)
         self.shape, self.context_features = shape, context_features
         self.in_shape = self.out_shape = as_shape(shape, "Absolute")
         if None in self.in_shape:
             raise ConfigError(f"Absolute: expected a shape of known sizes; got {shape!r}.")
         sizes = tuple(int(size) for size in self.in_shape if size is not None)
-        self.logit = nn.Parameter(torch.zeros(sizes))
-        self.net: nn.Linear | None = None
+        self.net = Learned({"logit": torch.zeros(sizes)}, context_features, owner=self)
         if context_features:
             self.context_shape = (context_features,)
-            self.net = nn.Linear(context_features, self.logit.numel(), bias=False)
-            nn.init.zeros_(self.net.weight)
         self._codomain = Box(torch.zeros(sizes), torch.full(sizes, math.inf))
         self.traits = Traits(log_det="bound", stochastic=True, jacobian="diagonal")
 
     def _logits(self, context: Any, like: Tensor) -> Tensor:
-        if self.net is None:
-            return self.logit.to(like)
-        moved = self.net(context)
-        return (self.logit + moved.reshape(*moved.shape[:-1], *self.logit.shape)).to(like)
+        return self.net(context, {"logit": self.logit})["logit"].to(like)
 
     def _log_probability(self, sign: Tensor, context: Any) -> Tensor:
         return sum_event(functional.logsigmoid(sign * self._logits(context, sign)), len(self.in_shape))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import SURJECTIONS
-from flowkit.core.shapes import as_shape, positive, sum_event
+from flowkit.core.shapes import as_shape, positive, positive_sizes, sum_event, whole_number
 from flowkit.core.surjection import Surjection
 from flowkit.core.traits import Traits
 from flowkit.nets import MLP
@@ -40,15 +40,16 @@ class Slice(Surjection):
         self, shape: int | Sequence[int], keep: int, *, hidden: Sequence[int] = (64, 64), context_features: int = 0, activation: str = "silu"
     ) -> None:
         super().__init__()
-        self.shape, self.keep, self.hidden = shape, positive(keep, "Slice", "keep"), tuple(hidden)
+        context_features = whole_number(context_features, self.who, "context_features", 0)
+        self.shape, self.keep, self.hidden = shape, positive(keep, "Slice", "keep"), positive_sizes(hidden, self.who, "hidden")
         self.context_features, self.activation = context_features, activation
         self.in_shape = as_shape(shape, "Slice")
         if None in self.in_shape or not self.in_shape:
             raise ConfigError(f"Slice: expected a shape of known sizes with at least one axis; got {shape!r}.")
-        if not keep < int(self.in_shape[0] or 0):
-            raise ShapeError(f"Slice: expected keep < {self.in_shape[0]}, the size of event axis 0; got {keep}.")
-        self.out_shape = (keep, *self.in_shape[1:])
-        self._rest = tuple(int(size) for size in (int(self.in_shape[0] or 0) - keep, *self.in_shape[1:]) if size is not None)
+        if not self.keep < int(self.in_shape[0] or 0):
+            raise ShapeError(f"Slice: expected keep < {self.in_shape[0]}, the size of event axis 0; got {self.keep}.")
+        self.out_shape = (self.keep, *self.in_shape[1:])
+        self._rest = tuple(int(size) for size in (int(self.in_shape[0] or 0) - self.keep, *self.in_shape[1:]) if size is not None)
         self.context_shape = (context_features,) if context_features else None
         sizes = torch.Size([int(size) for size in self.out_shape if size is not None])
         self.net = MLP(sizes.numel(), 2 * torch.Size(self._rest).numel(), self.hidden, context_features=context_features, activation=activation)

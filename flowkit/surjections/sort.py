@@ -34,9 +34,9 @@ class Sort(Surjection):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.features = positive(features, "Sort", "features")
-        self.in_shape = self.out_shape = (features,)
-        self._log_orders = math.lgamma(features + 1)
-        self._codomain = Ordered(features)
+        self.in_shape = self.out_shape = (self.features,)
+        self._log_orders = math.lgamma(self.features + 1)
+        self._codomain = Ordered(self.features)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return z.sort(-1).values, zeros_log_det(z, self.in_shape) - self._log_orders

@@ -35,9 +35,9 @@ class UniformDequantization(Surjection):
 
     def __init__(self, levels: int, shape: int | Sequence[int | None]) -> None:
         super().__init__()
-        self.levels, self.shape = levels, shape
-        self.in_shape = self.out_shape = as_shape(shape, "UniformDequantization")
         self._codomain = Integers(levels, shape)
+        self.levels, self.shape = self._codomain.levels, shape
+        self.in_shape = self.out_shape = as_shape(shape, "UniformDequantization")
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return quantize(z, self.levels), zeros_log_det(z, self.in_shape)

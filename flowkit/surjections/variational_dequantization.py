@@ -13,7 +13,7 @@ from flowkit.core.domain.integers import Integers
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.flow import Flow
 from flowkit.core.registry import SURJECTIONS
-from flowkit.core.shapes import show
+from flowkit.core.shapes import show, whole_number
 from flowkit.core.surjection import Surjection
 from flowkit.core.traits import Traits
 from flowkit.surjections._quantize import quantize
@@ -36,7 +36,7 @@ class VariationalDequantization(Surjection):
 
     def __init__(self, levels: int, noise: Flow) -> None:
         super().__init__()
-        self.levels, self.noise = levels, noise
+        self.levels, self.noise = whole_number(levels, "VariationalDequantization", "levels", 2), noise
         self.in_shape = self.out_shape = noise.event_shape
         if noise.context_shape != noise.event_shape:
             raise ShapeError(f"VariationalDequantization: expected noise with context {show(noise.event_shape)}, its own shape; got {noise.context_shape}.")

@@ -48,6 +48,8 @@ class Wrap(Surjection):
         self._codomain = Box(low, high, sizes)
 
     def _rate(self) -> Tensor:
+        # the mean of |k| is 1 / sinh(rate): at most ten turns, so that x + k (high - low) keeps its digits whatever raw_rate is,
+        # and log tanh(rate / 2) stays finite
         return 0.1 + functional.softplus(self.raw_rate)
 
     def _log_probability(self, turns: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import TARGETS
-from flowkit.core.shapes import positive
+from flowkit.core.shapes import positive, whole_number
 from flowkit.core.target import Target
 from flowkit.targets._pairs import Pairs
 
@@ -56,11 +56,11 @@ class LennardJones(Target):
 
     def __init__(self, particles: int, pair_factor: int = 2, oscillator: float = 1.0, *, dim: int = 3, epsilon: float = 1.0, radius: float = 1.0) -> None:
         super().__init__()
+        particles, dim = whole_number(particles, "LennardJones", "particles", 2), positive(dim, "LennardJones", "dim")
+        pair_factor = positive(pair_factor, "LennardJones", "pair_factor")
         self.particles, self.pair_factor, self.oscillator = particles, pair_factor, oscillator
         self.dim, self.epsilon, self.radius = dim, epsilon, radius
-        self.event_shape = (positive(particles, "LennardJones", "particles"), positive(dim, "LennardJones", "dim"))
-        if particles < 2:
-            raise ConfigError(f"LennardJones: expected particles >= 2; got {particles}.")
+        self.event_shape = (particles, dim)
         if pair_factor not in (self.PAIRS_ONCE, self.PAIRS_TWICE):
             raise ConfigError(
                 f"LennardJones: expected pair_factor 1 (each pair once) or 2 (each pair twice); got {pair_factor!r}. Scale energies with epsilon."

@@ -47,8 +47,9 @@ class ManyWell(Target):
 
     def __init__(self, dim: int = 2) -> None:
         super().__init__()
+        dim = positive(dim, "ManyWell", "dim")
         self.dim = dim
-        self.event_shape = (positive(dim, "ManyWell", "dim"),)
+        self.event_shape = (dim,)
         if dim % 2:
             raise ConfigError(f"ManyWell: expected an even dim, two for each double well; got {dim}.")
         self.log_normalizer = dim / 2 * (_log_mass(self.QUARTIC, self.QUADRATIC, self.LINEAR) + 0.5 * math.log(2 * math.pi))

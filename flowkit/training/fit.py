@@ -110,7 +110,7 @@ def fit(
             gradient_accumulation, patience, monitor, non_finite, standardize, agreed(seed, world, chosen),
         )  # fmt: skip
         seed = settings.seed
-        data = make_source(source, model, who="fit", batch_size=batch_size, seed=seed, weight=sample_weight, rank=rank, world=world)
+        data = make_source(source, model, who="fit", batch_size=settings.batch_size, seed=seed, weight=sample_weight, rank=rank, world=world)
         _check_required(objective, data)
         data, held_out = _validation(validation, data, model, settings)
         model.to(chosen)

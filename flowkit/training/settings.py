@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flowkit.core.errors import ConfigError
+from flowkit.core.shapes import positive, whole_number
 from flowkit.training.optimizers import check_optimizer, schedule_factor
 
 
@@ -34,8 +35,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("max_epochs", "max_steps", "batch_size", "gradient_accumulation", "patience"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ConfigError(f"fit: expected {name} to be an int >= 1; got {value!r}.")
+            object.__setattr__(self, name, None if value is None else positive(value, "fit", name))  # a plain int, also of numpy's
         for name, low, high in (("lr", 0.0, math.inf), ("clip", 0.0, math.inf), ("ema", 0.0, 1.0)):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and low < value < high):
@@ -46,8 +46,7 @@ class Settings:
             raise ConfigError(f"fit: expected precision 'fp32' or 'bf16'; got {self.precision!r}. For float64 call model.double() first.")
         if self.non_finite not in ("stop", "skip"):
             raise ConfigError(f"fit: expected non_finite 'stop' or 'skip'; got {self.non_finite!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ConfigError(f"fit: expected seed to be an int >= 0; got {self.seed!r}.")
+        object.__setattr__(self, "seed", whole_number(self.seed, "fit", "seed", 0, 2**63))
         check_optimizer(self.optimizer)
         schedule_factor(self.schedule, 0, 1)
 

@@ -6,19 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.core.errors import ConfigError
+from flowkit.core.shapes import whole_number
 
 
 def component_count(components: int, who: str) -> int:
     """A checked number of components."""
-    if not isinstance(components, int) or isinstance(components, bool) or components < 2:
-        raise ConfigError(f"{who}: expected components >= 2; got {components!r}.")
-    return components
-
-
-def soft_bounded(raw: Tensor, bound: float) -> Tensor:
-    """A number within +-bound, about raw near zero."""
-    return bound * torch.tanh(raw / bound)
+    return whole_number(components, who, "components", 2)
 
 
 def spread(count: int) -> Tensor:

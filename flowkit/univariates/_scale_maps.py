@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.numerics.activations import soft_bounded
+
 SMALL = -20.0  # below it log(softplus(a)) is a - exp(a) / 2 to float64
 
 
 def _tanh(raw: Tensor, bound: float, offset: float, floor: float) -> Tensor:
-    return bound * torch.tanh(raw / bound)
+    return soft_bounded(raw, bound)
 
 
 def _exp(raw: Tensor, bound: float, offset: float, floor: float) -> Tensor:

@@ -1,14 +1,9 @@
-"""Positive slopes from free numbers, and the smooth bend between two slopes."""
+"""The smooth bend between two slopes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def bounded(raw: Tensor, bound: float) -> Tensor:
-    """A number within +-bound, itself near zero: logarithms of slopes and exponents."""
-    return bound * torch.tanh(raw / bound)
 
 
 def bend(z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

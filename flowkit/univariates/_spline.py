@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from flowkit.core.errors import ConfigError, ShapeError
+from flowkit.core.shapes import plain_int
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
 from flowkit.kernels.bins import MIN_WIDTH, Axis, knots
 
 Ends = Literal["linear", "bounded", "circular"]
+
+
+def _interval(bound: Any, who: str) -> tuple[float, float]:
+    """The ends that ``bound`` stands for."""
+    pair = bound if isinstance(bound, list | tuple) else (-bound, bound) if isinstance(bound, numbers.Real) and not isinstance(bound, bool) else ()
+    if len(pair) != 2 or not (all(isinstance(end, numbers.Real) and math.isfinite(end) for end in pair) and pair[0] < pair[1]):
+        raise ConfigError(f"{who}: expected a finite bound > 0 or a finite pair low < high; got {bound!r}.")
+    return float(pair[0]), float(pair[1])
 
 
 class SplineUnivariate(Univariate):
@@ -45,13 +55,11 @@ class SplineUnivariate(Univariate):
     def __init__(self, bins: int = 8, bound: float | tuple[float, float] = 3.0, *, ends: Ends | Sequence[Ends] = "linear") -> None:
         super().__init__()
         who = type(self).__name__
-        if not isinstance(bins, int) or not self.fewest_bins <= bins < 1 / MIN_WIDTH:
-            raise ConfigError(f"{who}: expected {self.fewest_bins} <= bins < {1 / MIN_WIDTH:.0f}; got {bins!r}.")
-        pair = (-bound, bound) if isinstance(bound, int | float) else tuple(bound)
-        if len(pair) != 2 or not (all(math.isfinite(end) for end in pair) and pair[0] < pair[1]):
-            raise ConfigError(f"{who}: expected a finite bound > 0 or a finite pair low < high; got {bound!r}.")
-        self.bins, self.bound, self.ends = bins, bound, ends
-        self.left, self.right = float(pair[0]), float(pair[1])
+        count = plain_int(bins)
+        if count is None or not self.fewest_bins <= count < 1 / MIN_WIDTH:
+            raise ConfigError(f"{who}: expected an int, {self.fewest_bins} <= bins < {1 / MIN_WIDTH:.0f}; got {bins!r}.")
+        self.bins, self.bound, self.ends = count, bound, ends
+        self.left, self.right = _interval(bound, who)
         kinds = {ends} if isinstance(ends, str) else set(ends)
         if not kinds or not kinds <= {"linear", "bounded", "circular"}:
             raise ConfigError(f"{who}: expected ends of 'linear', 'bounded', 'circular'; got {ends!r}.")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive_number
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
 from flowkit.univariates._scale_maps import OFFSETS, SCALE_MAPS, start_raw
@@ -43,8 +44,7 @@ class Affine(Univariate):
 
     def __init__(self, bound: float = 5.0, *, scale: Scale = "tanh", offset: float | None = None, floor: float | None = None) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ConfigError(f"Affine: expected bound > 0; got {bound}.")
+        bound = positive_number(bound, "Affine", "bound")
         if scale not in SCALE_MAPS:
             raise ConfigError(f"Affine: expected scale to be one of {sorted(SCALE_MAPS)}; got {scale!r}.")
         if scale not in OFFSETS and (offset is not None or floor is not None):

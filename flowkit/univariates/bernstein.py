@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive_number, whole_number
 from flowkit.univariates._iterative import IterativeUnivariate
 
 MIN_SLOPE = 1e-3
@@ -40,10 +41,7 @@ class Bernstein(IterativeUnivariate):
 
     def __init__(self, degree: int = 12, bound: float = 5.0, *, ends: Literal["linear", "bounded"] = "linear") -> None:
         super().__init__()
-        if not isinstance(degree, int) or isinstance(degree, bool) or not 3 <= degree < 1 / MIN_SLOPE:
-            raise ConfigError(f"Bernstein: expected 3 <= degree < {1 / MIN_SLOPE:.0f}; got {degree!r}.")
-        if not 0 < bound < float("inf"):
-            raise ConfigError(f"Bernstein: expected bound > 0; got {bound!r}.")
+        degree, bound = whole_number(degree, "Bernstein", "degree", 3, 1 / MIN_SLOPE), positive_number(bound, "Bernstein", "bound")
         if ends not in ("linear", "bounded"):
             raise ConfigError(f"Bernstein: expected ends of 'linear', 'bounded'; got {ends!r}.")
         self.degree, self.bound, self.ends = degree, bound, ends

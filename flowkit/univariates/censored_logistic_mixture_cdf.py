@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 
 import torch
@@ -10,8 +11,9 @@ from torch.nn import functional
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.numerics.activations import soft_bounded
 from flowkit.univariates._iterative import IterativeUnivariate
-from flowkit.univariates._mixtures import component_count, soft_bounded
+from flowkit.univariates._mixtures import component_count
 
 SCALE_RANGE = 2.5  # log-scales in units of the interval's length lie within +-this
 
@@ -36,11 +38,11 @@ class CensoredLogisticMixtureCDF(IterativeUnivariate):
 
     def __init__(self, components: int = 8, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
-        if not -float("inf") < low < high < float("inf"):
-            raise ConfigError(f"CensoredLogisticMixtureCDF: expected finite low < high; got low={low}, high={high}.")
+        if not all(isinstance(end, numbers.Real) for end in (low, high)) or not -float("inf") < low < high < float("inf"):
+            raise ConfigError(f"CensoredLogisticMixtureCDF: expected finite low < high; got low={low!r}, high={high!r}.")
         self.components = component_count(components, "CensoredLogisticMixtureCDF")
         self.low, self.high = low, high
-        self.parameter_count = 3 * components
+        self.parameter_count = 3 * self.components
 
     def _coefficients(self, params: Tensor) -> tuple[Tensor, ...]:
         weights, means, scales = params.split(self.components, dim=-1)

@@ -1,4 +1,4 @@
-"""Deep dense sigmoidal maps: the transformer of neural autoregressive flows."""
+"""Deep dense sigmoidal maps: the scalar map of neural autoregressive flows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive, whole_number
 from flowkit.univariates._iterative import IterativeUnivariate
 from flowkit.univariates._mixtures import sigmoid_log_odds, spread
 
@@ -38,10 +38,7 @@ class DeepSigmoidal(IterativeUnivariate):
 
     def __init__(self, units: int = 8, layers: int = 1) -> None:
         super().__init__()
-        for name, count, least in (("units", units, 2), ("layers", layers, 1)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise ConfigError(f"DeepSigmoidal: expected {name} >= {least}; got {count!r}.")
-        self.units, self.layers = units, layers
+        self.units, self.layers = whole_number(units, "DeepSigmoidal", "units", 2), positive(layers, "DeepSigmoidal", "layers")
         self.parameter_count = sum(sum(sizes) for sizes in self._sizes())
 
     def _sizes(self) -> list[tuple[int, int, int, int]]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from flowkit.core.registry import UNIVARIATES
+from flowkit.numerics.activations import soft_bounded
 from flowkit.numerics.normal_tails import log_q, normal_cdf, upper_quantile
 from flowkit.univariates._iterative import IterativeUnivariate
-from flowkit.univariates._mixtures import component_count, soft_bounded, spread
+from flowkit.univariates._mixtures import component_count, spread
 
 LARGEST_LOG_SCALE = 3.0
 START = 0.25  # spread of the components' means at the start
@@ -36,7 +37,7 @@ class GaussianMixtureCDF(IterativeUnivariate):
     def __init__(self, components: int = 8) -> None:
         super().__init__()
         self.components = component_count(components, "GaussianMixtureCDF")
-        self.parameter_count = 3 * components
+        self.parameter_count = 3 * self.components
 
     def _coefficients(self, params: Tensor) -> tuple[Tensor, ...]:
         weights, means, scales = params.split(self.components, dim=-1)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive_number
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
-from flowkit.univariates._slopes import bounded
+from flowkit.numerics.activations import soft_bounded
 
 
 @UNIVARIATES.register("leaky_relu")
@@ -31,13 +31,11 @@ class LeakyReLU(Univariate):
 
     def __init__(self, bound: float = 5.0) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ConfigError(f"LeakyReLU: expected bound > 0; got {bound}.")
-        self.bound = bound
+        self.bound = positive_number(bound, "LeakyReLU", "bound")
 
     def _log_slope(self, side: Tensor, params: Tensor) -> Tensor:
         left, right = params.unbind(-1)
-        return torch.where(side < 0, bounded(left, self.bound), bounded(right, self.bound))
+        return torch.where(side < 0, soft_bounded(left, self.bound), soft_bounded(right, self.bound))
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         log_slope = self._log_slope(z, params)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive_number
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
+from flowkit.numerics.activations import log_sech
 
 STEEPEST = 5.0  # largest k bound: the ends keep a slope of at least 1.8e-4
 GENTLEST = 1e-3  # smallest k bound: k stays a divisor that float32 can resolve
@@ -37,9 +36,7 @@ class LeakyTanh(Univariate):
 
     def __init__(self, bound: float = 3.0) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ConfigError(f"LeakyTanh: expected bound > 0; got {bound}.")
-        self.bound = bound
+        self.bound = positive_number(bound, "LeakyTanh", "bound")
 
     def _rate(self, params: Tensor) -> Tensor:
         (raw,) = params.unbind(-1)
@@ -47,8 +44,7 @@ class LeakyTanh(Univariate):
 
     def _log_slope(self, k: Tensor, inner: Tensor) -> Tensor:
         """log sech^2(k z)."""
-        size = k * inner.abs()
-        return 2 * (math.log(2.0) - size - functional.softplus(-2 * size))
+        return 2 * log_sech(k * inner)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         k = self._rate(params)

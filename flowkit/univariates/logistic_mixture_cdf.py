@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from flowkit.core.registry import UNIVARIATES
+from flowkit.numerics.activations import soft_bounded
 from flowkit.univariates._iterative import IterativeUnivariate
-from flowkit.univariates._mixtures import component_count, sigmoid_log_odds, soft_bounded, spread
+from flowkit.univariates._mixtures import component_count, sigmoid_log_odds, spread
 
 LARGEST_LOG_SCALE = 3.0
 START = 0.3  # spread of the components' means at the start
@@ -33,7 +34,7 @@ class LogisticMixtureCDF(IterativeUnivariate):
     def __init__(self, components: int = 8) -> None:
         super().__init__()
         self.components = component_count(components, "LogisticMixtureCDF")
-        self.parameter_count = 3 * components + 2
+        self.parameter_count = 3 * self.components + 2
 
     def _coefficients(self, params: Tensor) -> tuple[Tensor, ...]:
         weights, means, scales, affine = params.split([self.components] * 3 + [2], dim=-1)

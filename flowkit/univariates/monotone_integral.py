@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive, positive_number, whole_number
+from flowkit.numerics.activations import soft_bounded
 from flowkit.univariates._iterative import IterativeUnivariate
-from flowkit.univariates._mixtures import soft_bounded
 from flowkit.univariates._quadrature import gauss_legendre
 
 LARGEST_LOG_LEVEL, LARGEST_VARIATION = 5.0, 6.0  # log g lies within +-(their sum)
@@ -48,11 +48,8 @@ class MonotoneIntegral(IterativeUnivariate):
 
     def __init__(self, units: int = 8, bound: float = 5.0, *, nodes: int = 64) -> None:
         super().__init__()
-        for name, count, least in (("units", units, 1), ("nodes", nodes, 32)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise ConfigError(f"MonotoneIntegral: expected {name} >= {least}; got {count!r}.")
-        if not 0 < bound < float("inf"):
-            raise ConfigError(f"MonotoneIntegral: expected bound > 0; got {bound!r}.")
+        units, nodes = positive(units, "MonotoneIntegral", "units"), whole_number(nodes, "MonotoneIntegral", "nodes", 32)
+        bound = positive_number(bound, "MonotoneIntegral", "bound")
         self.units, self.bound, self.nodes = units, bound, nodes
         self.parameter_count = 3 * units + 2
         positions, weights = gauss_legendre(nodes)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive_number
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
-from flowkit.univariates._slopes import bounded
+from flowkit.numerics.activations import soft_bounded
 
 
 @UNIVARIATES.register("signed_power")
@@ -30,13 +30,11 @@ class SignedPower(Univariate):
 
     def __init__(self, bound: float = 1.0) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ConfigError(f"SignedPower: expected bound > 0; got {bound}.")
-        self.bound = bound
+        self.bound = positive_number(bound, "SignedPower", "bound")
 
     def _power(self, params: Tensor) -> Tensor:
         (raw,) = params.unbind(-1)
-        return bounded(raw, self.bound).exp()
+        return soft_bounded(raw, self.bound).exp()
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         p = self._power(params)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive_number
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
-from flowkit.univariates._slopes import bend, bounded, unbend
+from flowkit.numerics.activations import log_sech, soft_bounded
+from flowkit.univariates._slopes import bend, unbend
 
 
 @UNIVARIATES.register("sneaky_relu")
@@ -32,16 +33,13 @@ class SneakyReLU(Univariate):
 
     def __init__(self, bound: float = 3.0) -> None:
         super().__init__()
-        if not bound > 0:
-            raise ConfigError(f"SneakyReLU: expected bound > 0; got {bound}.")
-        self.bound = bound
+        self.bound = positive_number(bound, "SneakyReLU", "bound")
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Log of the mean slope, and the bend (s_+ - s_-) / (s_+ + s_-)."""
-        left, right = (bounded(raw, self.bound) for raw in params.unbind(-1))
+        left, right = (soft_bounded(raw, self.bound) for raw in params.unbind(-1))
         half = 0.5 * (right - left)
-        cosh = half.abs() + torch.nn.functional.softplus(-2 * half.abs()) - torch.log(torch.full_like(half, 2.0))
-        return 0.5 * (left + right) + cosh, torch.tanh(half)
+        return 0.5 * (left + right) - log_sech(half), torch.tanh(half)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         log_scale, a = self._split(params)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
+from flowkit.core.shapes import positive, positive_number
+from flowkit.core.traits import Traits
 from flowkit.univariates._iterative import IterativeUnivariate
 from flowkit.univariates._mixtures import spread
 from flowkit.univariates._quadrature import gauss_legendre
@@ -23,9 +24,9 @@ class SumOfSquares(IterativeUnivariate):
 
     Parameters: c, and the ``degree + 1`` coefficients of each p_k, constant first. The integral is taken by Gauss's rule
     with ``degree + 1`` nodes, which is exact for it and, a sum of positive terms, loses no digits where the expanded
-    polynomial's terms cancel. Values grow like |z / scale|^(2 degree + 1): they leave float32's range near
-    |z| = 3e5 scale for degree 3 and 1e4 scale for degree 4, and stacks of such maps sooner. The inverse grows slowly and
-    is right for every x.
+    polynomial's terms cancel. Beyond |z| = bound * scale it continues as a straight line with the value and the slope that
+    it has there. The polynomial itself grows like |z / scale|^(2 degree + 1): a stack of them would make the density of one
+    outlier overflow, and its gradient with it.
 
     Forward costs components * (degree + 1)^2 products; the inverse is iterative.
 
@@ -33,21 +34,20 @@ class SumOfSquares(IterativeUnivariate):
         components: number of squares K; two are enough for any non-negative polynomial.
         degree: of each p_k, at least 1.
         scale: the unit z is measured in.
+        bound: where the straight lines start, in units of ``scale``.
 
-    Reference: Jaini et al. (2019), Sum-of-Squares Polynomial Flow, arXiv:1905.02325, equation 8.
+    Reference: Jaini et al. (2019), Sum-of-Squares Polynomial Flow, arXiv:1905.02325, equation 8; the straight lines are added here.
     """
 
+    traits = Traits(jacobian="diagonal", inverse="iterative", smooth=False)
     nodes: Tensor
     weights: Tensor
 
-    def __init__(self, components: int = 3, degree: int = 3, *, scale: float = 1.0) -> None:
+    def __init__(self, components: int = 3, degree: int = 3, *, scale: float = 1.0, bound: float = 5.0) -> None:
         super().__init__()
-        for name, count in (("components", components), ("degree", degree)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ConfigError(f"SumOfSquares: expected {name} >= 1; got {count!r}.")
-        if not scale > 0:
-            raise ConfigError(f"SumOfSquares: expected scale > 0; got {scale!r}.")
-        self.components, self.degree, self.scale = components, degree, scale
+        components, degree = positive(components, "SumOfSquares", "components"), positive(degree, "SumOfSquares", "degree")
+        scale, bound = positive_number(scale, "SumOfSquares", "scale"), positive_number(bound, "SumOfSquares", "bound")
+        self.components, self.degree, self.scale, self.bound = components, degree, scale, bound
         self.parameter_count = components * (degree + 1) + 1
         nodes, weights = gauss_legendre(degree + 1)
         self.register_buffer("nodes", nodes, persistent=False)
@@ -66,9 +66,11 @@ class SumOfSquares(IterativeUnivariate):
 
     def _evaluate(self, z: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
         shift, polynomials = coefficients
-        at = torch.cat([z.unsqueeze(-1) * self.nodes.to(z.dtype), z.unsqueeze(-1)], dim=-1)
+        inside = z.clamp(-self.bound * self.scale, self.bound * self.scale)
+        at = torch.cat([inside.unsqueeze(-1) * self.nodes.to(z.dtype), inside.unsqueeze(-1)], dim=-1)
         slopes = self._slope(at, polynomials)
-        return shift + z * (slopes[..., :-1] * self.weights.to(z.dtype)).sum(-1), slopes[..., -1].log()
+        value = shift + inside * (slopes[..., :-1] * self.weights.to(z.dtype)).sum(-1)
+        return value + slopes[..., -1] * (z - inside), slopes[..., -1].log()
 
     def initial_parameters(self) -> Tensor:
         # sum p_k^2 = 1 + START^2 t^2: components that differ, so that they can learn to be different
@@ -80,4 +82,4 @@ class SumOfSquares(IterativeUnivariate):
     @classmethod
     def examples(cls) -> Iterator[tuple[str, SumOfSquares]]:
         yield "k2", cls(2, 2)
-        yield "cubes", cls(3, 3, scale=2.0)
+        yield "cubes", cls(3, 3, scale=2.0, bound=2.0)

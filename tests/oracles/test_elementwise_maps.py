@@ -16,6 +16,7 @@ from flowkit import univariates as fu
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError
 from flowkit.core.transform import Bijector
+from flowkit.numerics.activations import log_sech, soft_bounded, softplus_inverse
 
 Z = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64).unsqueeze(-1)
 POSITIVE = torch.linspace(0.05, 6.0, 33, dtype=torch.float64).unsqueeze(-1)
@@ -347,3 +348,26 @@ def test_truncated_normal_far_in_float32() -> None:
     torch.testing.assert_close(law.log_prob(torch.tensor([[1000.0]])), torch.tensor([math.log(1000.0)]), rtol=1e-3, atol=0.0)
     gradients = torch.autograd.grad(x.sum() + law.log_prob(x.detach()).sum(), list(law.parameters()))
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+def test_shared_activations() -> None:
+    """Closed forms; second derivatives at zero, where one by abs would be lost; far ends in float32."""
+    z = Z.clone().requires_grad_()
+    torch.testing.assert_close(log_sech(z), -torch.cosh(z).log(), rtol=1e-12, atol=1e-14)
+    (first,) = torch.autograd.grad(log_sech(z).sum(), z, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), z)
+    torch.testing.assert_close(first, -torch.tanh(z), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(second, -(1 - torch.tanh(z) ** 2), rtol=1e-12, atol=1e-14)
+    far = torch.tensor([-1e30, 1e30])
+    torch.testing.assert_close(log_sech(far), -far.abs())
+    torch.testing.assert_close(torch.nn.functional.softplus(softplus_inverse(POSITIVE), threshold=40.0), POSITIVE, rtol=1e-12, atol=0.0)
+    assert bool(torch.isfinite(softplus_inverse(torch.tensor([0.0, 1e-38, 1e30]))).all())
+    assert float(soft_bounded(torch.tensor(50.0), 3.0)) == pytest.approx(3.0)
+
+
+def test_second_derivative_of_slopes_at_the_start() -> None:
+    """The scale of SneakyReLU is cosh of half the difference of the log-slopes, whose second derivative at zero is 1 / 4, not 0."""
+    params = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    value = fu.SneakyReLU()._split(params)[0]
+    (first,) = torch.autograd.grad(value, params, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(first[0], params)[0], torch.tensor([0.25, -0.25], dtype=torch.float64))

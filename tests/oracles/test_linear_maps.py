@@ -29,6 +29,8 @@ from flowkit.bijectors import (
     SVDLinear,
     TriangularLinear,
 )
+from flowkit.bijectors._matrices import reflect
+from flowkit.bijectors._matrices import reflections as compact_reflections
 from flowkit.core.errors import ConfigError
 
 D, ROWS = 5, 32
@@ -38,7 +40,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "diagonal_plus_low_rank": lambda **more: DiagonalPlusLowRank(D, 2, **more),
     "low_rank": lambda **more: LowRankLinear(D, 2, **more),
     "low_rank_full": lambda **more: LowRankLinear(D, D, **more),
-    "linear": lambda **more: Linear(D, start="orthogonal", **more),
+    "linear": lambda **more: Linear(D, start="rotation", **more),
     "lu": lambda **more: LULinear(D, order=(2, 0, 3, 1, 4), **more),
     "qr": lambda **more: QRLinear(D, **more),
     "rank_one": lambda **more: RankOneLinear(D, 3, **more),
@@ -397,12 +399,8 @@ def _at(conditional: Any, plain: Any, context: Tensor) -> Any:
     with torch.no_grad():
         if isinstance(plain, Householder):
             plain.directions.copy_(conditional._directions_at(context))
-        elif isinstance(plain, LULinear):
-            for own, there in zip((plain.factors, plain.log_diagonal, plain.shift), conditional._parts(context), strict=True):
-                own.copy_(there)
         else:
-            for name, there in conditional.learned(context).items():
-                plain.learned.values[name].copy_(there)
+            plain._filled(**conditional._parts(context, torch.float64))
     return plain
 
 
@@ -423,6 +421,18 @@ def test_unconditional_state_names_are_kept() -> None:
     """Checkpoints of earlier versions load."""
     assert list(LULinear(3).state_dict()) == ["factors", "log_diagonal", "shift", "sign"]
     assert list(Householder(3).state_dict()) == ["directions"]
+
+
+def test_the_matrix_of_reflections() -> None:
+    """The compact form is the product of the reflections one by one; a zero direction reflects nothing, with finite gradients."""
+    directions = torch.randn(3, 4, D, dtype=torch.float64)
+    directions[1, 2] = 0
+    directions.requires_grad_()
+    eye = EYE.expand(3, D, D)
+    near(compact_reflections(directions), reflect(eye, directions.unsqueeze(-3)).mT)
+    near(compact_reflections(directions)[0], reflections(directions[0].detach()))
+    (gradient,) = torch.autograd.grad(compact_reflections(directions).square().cumsum(-1).sum(), directions)
+    assert bool(gradient.isfinite().all())
 
 
 # -- the algebra, and permutations ------------------------------------------------------------------------------------

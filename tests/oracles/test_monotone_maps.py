@@ -113,7 +113,7 @@ def test_deep_sigmoidal_against_pyro_formula() -> None:
 
 
 def test_sum_of_squares_against_zuko_and_expanded_coefficients() -> None:
-    u = SumOfSquares(2, 3, scale=10.0)
+    u = SumOfSquares(2, 3, scale=10.0)  # a polynomial up to |z| = 50
     params, z = _parameters(u, 0.5), _points(3.0)
     polynomials = params[:, 1:].unflatten(-1, (2, 4))
     # zuko's is the mean of (1 + a_0 + a_1 u + ...)^2 plus its own floor
@@ -127,6 +127,26 @@ def test_sum_of_squares_against_zuko_and_expanded_coefficients() -> None:
     powers = torch.arange(7, dtype=torch.float64)
     expanded = (square * (z / 10).unsqueeze(-1) ** (powers + 1) / (powers + 1)).sum(-1) * 10
     _near(x - params[:, 0], MIN_SLOPE * z + (1 - MIN_SLOPE) * expanded)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sum_of_squares_has_straight_tails(dtype: torch.dtype) -> None:
+    """Beyond bound * scale the map is the tangent of the polynomial at that point; inside it is the polynomial."""
+    u, whole = SumOfSquares(2, 3, scale=2.0, bound=3.0).to(dtype), SumOfSquares(2, 3, scale=2.0, bound=1e6).to(dtype)
+    params = _parameters(u, 0.5).to(dtype)
+    inside, edge = _points(2.0).clamp(-6, 6).to(dtype), torch.full((ROWS,), 6.0, dtype=dtype)
+    assert torch.equal(u.transform(inside, params)[0], whole.transform(inside, params)[0])
+    for sign in (1.0, -1.0):
+        x, log_slope = whole.transform(sign * edge, params)
+        for size in (6.0, 10.0, 1e4, 1e30):
+            z = torch.full((ROWS,), sign * size, dtype=dtype, requires_grad=True)
+            got, got_log_slope = u.transform(z, params)
+            wanted = x + log_slope.exp() * (z - sign * edge)
+            _near(got.detach() / size, wanted.detach() / size, 1e-13 if dtype == torch.float64 else 1e-5)
+            _near(got_log_slope.detach(), log_slope, 1e-13 if dtype == torch.float64 else 1e-6)
+            if size > 6:
+                (slope,) = torch.autograd.grad(got.sum(), z)
+                _near(slope.log(), log_slope, 1e-13 if dtype == torch.float64 else 1e-5)
 
 
 def test_bernstein_against_zuko() -> None:
@@ -161,10 +181,10 @@ def test_integral_against_zuko_and_fine_quadrature() -> None:
 
 @pytest.mark.parametrize("u", WHOLE_LINE, ids=lambda u: f"{type(u).__name__}{u.parameter_count}")
 def test_inverse_has_no_range_limit(u: Univariate) -> None:
-    """|x| = 15, where peers' brackets end, to 1e4 and 1e6, from parameters far from the start."""
+    """|x| = 15, where peers' brackets end, to 1e6 and 1e30, from parameters far from the start."""
     u = u.double()
     params = _parameters(u, 1.0, 60)
-    for size in (15.0, 25.0, 1e3, 1e4, 1e6):
+    for size in (15.0, 25.0, 1e3, 1e4, 1e6, 1e30):
         for x in (torch.full((60,), size, dtype=torch.float64), torch.full((60,), -size, dtype=torch.float64)):
             z, log_slope = u.untransform(x, params)
             back, log_slope_back = u.transform(z, params)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import flowkit as fk
-from flowkit.bijectors import Affine, Chain, Coupling, Permutation, ToBox
+from flowkit.bijectors import Affine, Chain, Coupling, LULinear, Permutation, Sandwich, ToBox
 from flowkit.core.errors import ConfigError
 from flowkit.core.transform import Bijector
 from flowkit.univariates import Affine as AffineMap
@@ -107,6 +107,31 @@ def test_shared_parts_and_functional_call() -> None:
     wanted = torch.autograd.grad(torch.func.functional_call(stored, lent, (x,))[0].sum(), list(lent.values()))
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def tied_across() -> Chain:
+    """Two maps with one tensor in common."""
+    chain = Chain([Affine((2,), scale=1.5), Affine((2,), loc=0.3)])
+    chain[1].log_scale = chain[0].log_scale  # type: ignore[union-attr]
+    return chain
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("kind", ["power", "sandwich", "tensor", "tensor twice"])
+def test_a_part_that_holds_a_module_twice(kind: str, inverse: bool) -> None:
+    torch.manual_seed(0)
+    twice = LULinear(2)
+    with torch.no_grad():
+        for parameter in twice.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    made = {"power": lambda: twice**2, "sandwich": lambda: Sandwich(twice, twice), "tensor": tied_across, "tensor twice": lambda: tied_across() ** 2}
+    part: Bijector = made[kind]()  # type: ignore[operator]
+    parts = [part, LULinear(2), part]
+    stored, recomputed = Chain(parts).double(), Chain(parts, memory="invert").double()
+    names, x = [name for name, _ in recomputed.named_parameters()], torch.randn(3, 2, dtype=torch.float64)
+    for a, b in zip(gradients(stored, x, inverse=inverse), gradients(recomputed, x, inverse=inverse), strict=True):
+        torch.testing.assert_close(a, b)
+    assert [name for name, _ in recomputed.named_parameters()] == names and all(isinstance(p, nn.Parameter) for p in recomputed.parameters())
 
 
 def test_the_algebra_keeps_it() -> None:

@@ -291,6 +291,17 @@ def test_evaluate_arrays(home: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--data" in refused(capsys, ["evaluate", str(home / "run" / "flow")])
 
 
+def test_diagnose(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diagnose", str(home / "run"), "-n", "40"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["events"] == 40 and found["round_trip"] < 1e-4 and found["first_non_finite"] is None
+    assert [layer["bins"] for layer in found["layers"] if "Spline" in layer["name"]].count(4) >= 2
+    assert "condition" in said.err and "~Coupling[RationalQuadraticSpline]" in said.err
+    assert "nowhere" in refused(capsys, ["diagnose", "nowhere"])
+    assert "no such file" in refused(capsys, ["diagnose", str(home / "run"), "--data", "absent.csv"])
+
+
 def test_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(home / "run"), "-o", "page.html"]) == 0
     assert capsys.readouterr().out == "page.html\n" and Path("page.html").read_text().startswith("<!doctype html>")

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import flowkit as fk
-from flowkit.bijectors import ActNorm, Affine, Automatic, Chain, Coupling, Graph, LULinear, Over, Permutation, Sandwich, Scan, Split, Stack, Vmap
+from flowkit.bijectors import ActNorm, Affine, Automatic, Chain, Coupling, Graph, LULinear, Over, Permutation, Planar, Sandwich, Scan, Split, Stack, Vmap
 from flowkit.core.build import build, describe
 from flowkit.core.errors import ConfigError, NotInvertibleError, ShapeError
 from flowkit.core.transform import Bijector
+from flowkit.distributions import StandardNormal
 from flowkit.testing._case import perturb
 from flowkit.univariates import Affine as AffineUnivariate
 
@@ -381,3 +382,52 @@ def test_automatic_refuses(bad: dict[str, Any]) -> None:
         Automatic(**{"function": torch.sinh, "shape": 2, **bad})
     with pytest.raises(ShapeError, match="keep the shape"):
         Automatic(lambda z: z.sum(-1), 2)(torch.zeros(3, 2))
+
+
+# -- tied weights --------------------------------------------------------------------------------------------------
+
+
+def tied_across() -> Chain:
+    """Two maps with one tensor in common."""
+    chain = Chain([Affine(2), Affine(2)]).double()
+    chain[1].log_scale = chain[0].log_scale  # type: ignore[union-attr]
+    return chain
+
+
+TIED = {"module": lambda: (LULinear(2) ** 2).double(), "tensor": tied_across, "both": lambda: tied_across() ** 2}
+
+
+@pytest.mark.parametrize("kind", list(TIED))
+def test_scan_of_tied_weights(kind: str) -> None:
+    scan, x = Scan(TIED[kind](), 3), draw(5, 2)
+    perturb(scan, seed=1)
+    before = {name: (type(p), p.shape) for name, p in scan.named_parameters()}
+    chain = scan.to_chain()
+    for inverse in (False, True):
+        same(scan, chain, x, inverse=inverse)
+    assert {name: (type(p), p.shape) for name, p in scan.named_parameters()} == before
+    value, log_det = scan(x)
+    found = torch.autograd.grad(value.square().sum() + log_det.sum(), list(scan.parameters()))
+    value, log_det = chain(x)
+    each = [torch.autograd.grad(value.square().sum() + log_det.sum(), list(layer.parameters()), retain_graph=True) for layer in chain]  # type: ignore[attr-defined]
+    assert len(found) == len(each[0])
+    for i, gradient in enumerate(found):
+        torch.testing.assert_close(gradient, torch.stack([layer[i] for layer in each]))
+
+
+def test_vmap_of_tied_weights() -> None:
+    vmapped, x = Vmap((Planar(1) ** 2).double(), 2), draw(5, 2, 1)
+    perturb(vmapped, seed=1)
+    same(vmapped, Stack([vmapped.layers.layer(i) for i in range(2)]), x)
+    assert all(isinstance(p, nn.Parameter) for p in vmapped.parameters()) and len(list(vmapped.parameters())) == len(list(Planar(1).parameters()))
+    across = Vmap(tied_across(), 2)
+    perturb(across, seed=1)
+    same(across, Stack([across.layers.layer(i) for i in range(2)]), draw(5, 2, 2), inverse=True)
+
+
+def test_random_weights_of_tied_maps() -> None:
+    flow = fk.Flow(StandardNormal((2,)), LULinear(2) ** 2)
+    model, x = fk.flows.Bayesian(flow, scale=1e-6), torch.randn(4, 2)
+    before, names = model.log_prob(x), [name for name, _ in model.named_parameters()]
+    torch.testing.assert_close(model.log_prob(x, weight_draws=2), before, atol=1e-4, rtol=1e-4)
+    assert [name for name, _ in model.named_parameters()] == names and torch.equal(model.log_prob(x), before)

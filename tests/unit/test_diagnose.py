@@ -11,7 +11,7 @@ from torch import Tensor
 
 import flowkit as fk
 from flowkit.bijectors import Affine, Chain, Coupling, Elementwise, LULinear
-from flowkit.core.errors import ShapeError
+from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.distributions import StandardNormal
 from flowkit.evaluation import Diagnosis
 from flowkit.univariates import Affine as AffineMap
@@ -105,5 +105,10 @@ def test_refusals() -> None:
         fk.diagnose(flow, torch.full((3, 2), 5.0))
     with pytest.raises(ShapeError, match="trailing shape"):
         fk.diagnose(flow, torch.zeros(3, 5))
-    with pytest.raises(ShapeError, match="expected a Flow"):
+    with pytest.raises(ConfigError, match="expected a Flow"):
         fk.diagnose(Affine((2,)), torch.zeros(3, 2))  # type: ignore[arg-type]
+
+
+def test_wrong_dtype_is_named() -> None:
+    with pytest.raises(ShapeError, match=r"diagnose: expected torch.float32, the flow's dtype; got torch.float64"):
+        fk.diagnose(flow_of(LULinear(2)), torch.randn(5, 2).double())

@@ -185,8 +185,9 @@ def test_transitions(kernel: Transform) -> None:
     samples = flow.sample(DRAWS, generator=torch.Generator().manual_seed(1))
     above = float((samples > edge).double().mean())
     assert float(density[line.flatten() > edge].sum() * 0.01) == pytest.approx(above, abs=0.02)
-    # samples are nearer the target than the base
-    assert float(samples.mean()) > 0.05
+    # samples have moved from the base's mean 0 towards the target's 1, as far as the density says
+    mean = float((density * line.flatten()).sum() * 0.01)
+    assert 0.05 < mean < 1.0 and float(samples.mean()) == pytest.approx(mean, abs=0.03)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: type(kernel).__name__)
@@ -215,8 +216,8 @@ def test_composition_says_what_it_is() -> None:
     assert isinstance(chain[:1], Chain)
     flow = fk.Flow(StandardNormal((2,)), chain)
     assert flow.density == "lower_bound" and "lower_bound" in flow.summary()
-    assert flow.condition is not None and fk.Flow(StandardNormal((2,)), Affine((2,))).density == "exact"
-    assert ~~chain is chain or isinstance(~~chain, SurjectiveChain)
+    assert fk.Flow(StandardNormal((2,)), Affine((2,))).density == "exact"
+    assert ~~chain is chain and (~chain).traits.log_det == "exact"
 
 
 def test_trains_on_integers() -> None:

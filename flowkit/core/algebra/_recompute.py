@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
-from flowkit.core.algebra._context import part
+from flowkit.core._places import parameter_places
+from flowkit.core.algebra.contexts import part
 from flowkit.core.checks import runs_eagerly
 from flowkit.core.errors import ConfigError
 from flowkit.core.transform import Transform
@@ -60,7 +61,7 @@ class _Run:
         self.names: dict[Any, dict[int, list[str]]] = {}  # part -> position among the saved tensors -> names of that parameter
         for step in steps:
             names: dict[int, list[str]] = {}
-            for name, parameter in step.named_parameters(prefix="step", remove_duplicate=False):
+            for name, parameter in parameter_places(step, "step"):
                 names.setdefault(position[id(parameter)], []).append(name)
             self.names[step] = names
 
@@ -135,11 +136,11 @@ def _step_back(
     lent = {name: sources[i] for i, found_names in names.items() for name in found_names}
     call = _Step(run, step)
     with torch.no_grad():
-        before, _, _ = functional_call(call, lent, (value, context, True))
+        before, _, _ = functional_call(call, lent, (value, context, True), tie_weights=False)
     at = [i for i in at if wanted[i]]
     with torch.enable_grad():
         before = before.detach().requires_grad_()
-        out, log_det, _ = functional_call(call, lent, (before, context, False))
+        out, log_det, _ = functional_call(call, lent, (before, context, False), tie_weights=False)
         pairs = [(o, g) for o, g in ((out, grad_value), (log_det, grad_log_det)) if o.requires_grad]
         found = torch.autograd.grad([o for o, _ in pairs], [before, *(sources[i] for i in at)], [g for _, g in pairs], allow_unused=True)
     for i, gradient in zip(at, found[1:], strict=True):

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flowkit.core.algebra._context import part
-from flowkit.core.algebra._sequence import TransformSequence
+from flowkit.core.algebra.contexts import part
+from flowkit.core.algebra.sequence import TransformSequence
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import Context, zeros_log_det
@@ -26,7 +26,7 @@ class Chain(TransformSequence, Bijector):
     the first and the last part; what parts between leave out is found when they are called.
 
     ``memory="invert"`` trains at a memory that does not grow with depth: the parts' activations are not kept but computed
-    again in the backward pass, from the output, through the inverses. It costs one more pass in each direction, gives first
+    again in the backward pass, from the output, through the inverses. A step takes about twice as long, gives first
     derivatives only, and refuses dropout and maps that draw. Gradients carry the round-trip error of the parts. Under
     ``torch.compile``, vmap and forward-mode derivatives the activations are stored as usual.
 
@@ -50,7 +50,7 @@ class Chain(TransformSequence, Bijector):
         for step in steps if memory == "invert" else ():
             if step.traits.stochastic or step.traits.inverse == "none":
                 raise ConfigError(f"Chain: memory='invert' needs parts that are inverted without drawing; got {step.who}. Use memory='store'.")
-        diagonal = all(step.traits.jacobian in ("diagonal",) for step in steps)
+        diagonal = all(step.traits.jacobian == "diagonal" for step in steps)
         constant = all(step.traits.jacobian == "constant" for step in steps)
         self.traits = combine([step.traits for step in steps], jacobian="diagonal" if diagonal else "constant" if constant else "dense")
 

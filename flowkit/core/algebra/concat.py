@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.core.algebra._context import part, shared_context
 from flowkit.core.algebra.chain import Chain
+from flowkit.core.algebra.contexts import part, shared_context
 from flowkit.core.algebra.identity import Identity
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.product import Product

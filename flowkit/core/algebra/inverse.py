@@ -58,6 +58,10 @@ class Inverse(Bijector):
     def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         return self.bijector.push_score(x, score, context, generator=generator)
 
+    def parts(self) -> list[Any]:
+        inner = self.bijector.parts()
+        return [self] if inner == [self.bijector] else [~part for part in reversed(inner)]
+
     def __invert__(self) -> Bijector:
         return self.bijector
 

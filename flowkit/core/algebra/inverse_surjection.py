@@ -59,6 +59,10 @@ class InverseSurjection(Surjection):
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.surjection.initialize(value, context, inverse=not inverse, generator=generator)
 
+    def parts(self) -> list[Any]:
+        inner = self.surjection.parts()
+        return [self] if inner == [self.surjection] else [~part for part in reversed(inner)]
+
     def __invert__(self) -> Surjection:
         return self.surjection
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flowkit.core.errors import ConfigError, ShapeError
-from flowkit.core.shapes import show
+from flowkit.core.shapes import plain_int, show
 from flowkit.core.transform import Bijector, Transform
 
 
@@ -23,7 +23,7 @@ def compose(transforms: Sequence[Transform], memory: Any = "store") -> Transform
 
 def follow(first: Transform, second: Transform) -> Transform:
     """``first >> second`` with compositions on either side taken apart; recomputing activations is kept if either does it."""
-    from flowkit.core.algebra._sequence import TransformSequence
+    from flowkit.core.algebra.sequence import TransformSequence
 
     sides = [side for side in (first, second) if isinstance(side, TransformSequence)]
     parts = [step for side in (first, second) for step in (side if isinstance(side, TransformSequence) else [side])]
@@ -39,8 +39,10 @@ def power(bijector: Bijector, n: int) -> Bijector:
     from flowkit.core.algebra.chain import Chain
     from flowkit.core.algebra.identity import Identity
 
-    if not isinstance(n, int) or isinstance(n, bool):
+    times = plain_int(n)
+    if times is None:
         raise ConfigError(f"{bijector.who} ** n: expected an int; got {n!r}.")
+    n = times
     if n == 1:
         return bijector
     if n == -1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from flowkit.core.algebra._sequence import TransformSequence
+from flowkit.core.algebra.sequence import TransformSequence
 from flowkit.core.registry import SURJECTIONS
 from flowkit.core.surjection import Surjection
 from flowkit.core.traits import combine

@@ -27,10 +27,11 @@ class Ball(Domain):
 
     def __init__(self, radius: float = 1.0, dim: int = 2) -> None:
         super().__init__()
+        dim = positive(dim, "Ball", "dim")
         if not radius > 0:
             raise ConfigError(f"Ball: expected radius > 0; got {radius}.")
         self.radius, self.dim = radius, dim
-        self.event_shape = (positive(dim, "Ball", "dim"),)
+        self.event_shape = (dim,)
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     @property

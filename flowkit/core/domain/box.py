@@ -11,6 +11,7 @@ from torch import Tensor
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError, DomainError
 from flowkit.core.registry import DOMAINS
+from flowkit.core.shapes import positive_sizes
 
 
 @DOMAINS.register("box")
@@ -34,9 +35,10 @@ class Box(Domain):
         self, low: float | Sequence[float] | Tensor = 0.0, high: float | Sequence[float] | Tensor = 1.0, dim: int | Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        self.low, self.high, self.dim = low, high, dim
+        given = None if dim is None else positive_sizes(dim if isinstance(dim, Sequence) else (dim,), "Box", "dim")
+        self.low, self.high, self.dim = low, high, dim if given is None or isinstance(dim, Sequence) else given[0]
         lower, upper = torch.as_tensor(low, dtype=torch.get_default_dtype()), torch.as_tensor(high, dtype=torch.get_default_dtype())
-        shape = (dim,) if isinstance(dim, int) else tuple(dim) if dim is not None else tuple(torch.broadcast_shapes(lower.shape, upper.shape))
+        shape = tuple(torch.broadcast_shapes(lower.shape, upper.shape)) if given is None else given
         try:
             lower, upper = lower.expand(shape).clone(), upper.expand(shape).clone()
         except RuntimeError:

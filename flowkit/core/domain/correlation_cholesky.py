@@ -30,8 +30,9 @@ class CorrelationCholesky(Domain):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
+        size = positive(size, "CorrelationCholesky", "size")
         self.size = size
-        self.event_shape = (positive(size, "CorrelationCholesky", "size"), size)
+        self.event_shape = (size, size)
         if size < 2:
             raise ConfigError(f"CorrelationCholesky: expected size >= 2; got {size}.")
         self.register_buffer("like", torch.zeros(()), persistent=False)

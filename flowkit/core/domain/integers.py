@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from flowkit.core.domain.domain import Domain
-from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DOMAINS
-from flowkit.core.shapes import as_shape
+from flowkit.core.shapes import as_shape, whole_number
 
 
 @DOMAINS.register("integers")
@@ -26,9 +25,7 @@ class Integers(Domain):
 
     def __init__(self, levels: int, shape: int | Sequence[int | None] = 1) -> None:
         super().__init__()
-        self.levels, self.shape = levels, shape
-        if not isinstance(levels, int) or levels < 2:
-            raise ConfigError(f"Integers: expected levels to be an int >= 2; got {levels!r}.")
+        self.levels, self.shape = whole_number(levels, "Integers", "levels", 2), shape
         self.event_shape = as_shape(shape, "Integers")
         self.register_buffer("like", torch.zeros(()), persistent=False)
 

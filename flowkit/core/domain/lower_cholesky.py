@@ -25,8 +25,9 @@ class LowerCholesky(Domain):
 
     def __init__(self, size: int = 2) -> None:
         super().__init__()
+        size = positive(size, "LowerCholesky", "size")
         self.size = size
-        self.event_shape = (positive(size, "LowerCholesky", "size"), size)
+        self.event_shape = (size, size)
 
     def contains(self, x: Tensor, tol: float = 0.0) -> Tensor:
         above = (x.triu(1).abs() <= tol).flatten(-2).all(-1)

@@ -29,8 +29,10 @@ class MeanFree(Domain):
 
     def __init__(self, particles: int, dim: int = 3) -> None:
         super().__init__()
+        particles = positive(particles, "MeanFree", "particles")
+        dim = positive(dim, "MeanFree", "dim")
         self.particles, self.dim = particles, dim
-        self.event_shape = (positive(particles, "MeanFree", "particles"), positive(dim, "MeanFree", "dim"))
+        self.event_shape = (particles, dim)
         if particles < 2:
             raise ConfigError(f"MeanFree: expected particles >= 2; got {particles}. One particle alone has no position of its own.")
 

@@ -23,8 +23,9 @@ class Ordered(Domain):
 
     def __init__(self, dim: int = 2) -> None:
         super().__init__()
+        dim = positive(dim, "Ordered", "dim")
         self.dim = dim
-        self.event_shape = (positive(dim, "Ordered", "dim"),)
+        self.event_shape = (dim,)
 
     @property
     def trivial(self) -> bool:

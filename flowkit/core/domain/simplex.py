@@ -25,8 +25,9 @@ class Simplex(Domain):
 
     def __init__(self, dim: int = 2) -> None:
         super().__init__()
+        dim = positive(dim, "Simplex", "dim")
         self.dim = dim
-        self.event_shape = (positive(dim, "Simplex", "dim"),)
+        self.event_shape = (dim,)
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def contains(self, x: Tensor, tol: float = 0.0) -> Tensor:

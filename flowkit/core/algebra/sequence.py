@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flowkit.core.algebra._context import part, shared_context
 from flowkit.core.algebra._recompute import must_recompute, run_recomputing
+from flowkit.core.algebra.contexts import part, shared_context
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.shapes import Context, Shape, show, unify, zeros_log_det
@@ -41,6 +41,9 @@ class TransformSequence(Transform):
     @property
     def codomain(self) -> Domain:
         return self.transforms[-1].codomain  # type: ignore[return-value]
+
+    def parts(self) -> list[Any]:
+        return list(self.transforms)
 
     def _steps(self, inverse: bool) -> list[Any]:
         return list(reversed(self.transforms)) if inverse else list(self.transforms)
