@@ -21,11 +21,15 @@ from flowkit.nets import Constant, MaskedMLP
 
 @BIJECTORS.register("autoregressive")
 class Autoregressive(Bijector):
-    """x_i = u(z_i; net_i(z_<i, context)): forward in one pass, inverse in one pass per group of coordinates.
+    """x_i = u(z_i; net_i(z_<i, context)): forward in one pass, inverse group by group at about the cost of one pass.
 
     Coordinates are grouped in ``passes`` groups of the order; a coordinate sees all groups before its own. ``passes=D``
     is fully autoregressive, ``passes=2`` a coupling. With ``adjacency`` coordinate i sees exactly the j with
-    ``adjacency[i][j]``, and the inverse takes one pass per level of that graph.
+    ``adjacency[i][j]``, and the inverse goes by the levels of that graph.
+
+    The inverse evaluates every unit of the masked net once, when the last coordinate it sees is solved, so it multiplies no
+    more than one pass does, in as many small steps as there are groups. In float32 its sums are not those of ``forward`` to the last bit.
+    A net that can only be called, or that has hooks, takes a whole pass for each group.
 
     Args:
         features: D.
@@ -37,11 +41,15 @@ class Autoregressive(Bijector):
         context_features: size of the context's last axis.
         activation: of the masked net.
         conditioner: a masked net of your own, (x (*B, D), context) -> (*B, D * parameter_count), in place of the one made here. It must
-            obey the order; where it has a method ``dependence()``, (outputs, D) booleans, that is checked.
+            obey the order; where it has a method ``dependence()``, (outputs, D) booleans, that is checked. ``MaskedMLP``, ``MaskedLayers``
+            and ``MaskedResidualMLP`` are inverted unit by unit; any net with their methods ``arrange_steps`` and ``start_steps`` is.
 
     Reference: Papamakarios et al. (2017), Masked Autoregressive Flow, arXiv:1705.07057, section 3;
     Wehenkel and Louppe (2021), Graphical Normalizing Flows, arXiv:2006.02548, for the adjacency.
     """
+
+    by_level: Tensor
+    as_given: Tensor
 
     def __init__(
         self,
@@ -71,10 +79,13 @@ class Autoregressive(Bijector):
         self._by_level = nn.ModuleList(univariate.select(index) for index in self._levels)
         self.conditioner = conditioner
         self.net = _network(self, allowed)
+        net: Any = self.net if conditioner is None else conditioner
+        self._arranged = net.arrange_steps(self._levels) if hasattr(net, "arrange_steps") else ""
         self._domain = univariate_domain(self._univariate, list(range(features)), features)
         self._codomain = univariate_domain(self._univariate, list(range(features)), features)
-        for level, index in enumerate(self._levels):
-            self.register_buffer(f"level_{level}", torch.tensor(index), persistent=False)
+        order_of_levels = torch.tensor([i for index in self._levels for i in index])
+        self.register_buffer("by_level", order_of_levels, persistent=False)
+        self.register_buffer("as_given", order_of_levels.argsort(), persistent=False)
         ordered = bool((allowed == allowed.tril(-1)).all())
         jacobian: Jacobian = "diagonal" if not bool(allowed.any()) else "triangular" if ordered else "dense"
         self.traits = traits_over(univariate, jacobian, activation, sequential=True)
@@ -88,16 +99,19 @@ class Autoregressive(Bijector):
         return x, sum_event(log_slope, 1)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        # coordinates not solved yet stay at zero, a point every univariate and net can be evaluated at
-        z, slopes = torch.zeros_like(x), []
-        for level, univariate in enumerate(self._by_level):
+        net: Any = self.net if self.conditioner is None else self.conditioner
+        run = net.start_steps(self._arranged, x, context) if self._arranged and hasattr(net, "start_steps") else None
+        if run is None:
+            run = _WholePasses(self, x, context)
+        columns = x.movedim(-1, 0).index_select(0, self.by_level).split([len(index) for index in self._levels])
+        solved, values, slopes = None, [], []
+        for column, univariate in zip(columns, self._by_level, strict=True):
             assert isinstance(univariate, Univariate)
-            chosen = getattr(self, f"level_{level}")
-            params = self._params(z, context).index_select(-2, chosen)
-            solved, log_slope = univariate.untransform(x.index_select(-1, chosen), params)
-            z = z.index_copy(z.dim() - 1, chosen, solved)
+            params = run.next(solved).to(x.dtype)
+            solved, log_slope = univariate.untransform(column.movedim(0, -1), params)
+            values.append(solved)
             slopes.append(log_slope)
-        return z, sum_event(torch.cat(slopes, dim=-1), 1)
+        return torch.cat(values, dim=-1).index_select(-1, self.as_given), sum_event(torch.cat(slopes, dim=-1), 1)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Autoregressive]]:
@@ -112,6 +126,24 @@ class Autoregressive(Bijector):
         yield "own_net", cls(2, affine, conditioner=build({"name": "masked_layers", "masks": masks, "activation": "tanh"}, NETS))
         mixed = build({"name": "rational_quadratic_spline", "bins": 3, "bound": 2.0, "ends": ["linear", "bounded", "circular"]}, Univariate)
         yield "mixed_ends", cls(3, mixed, (12,))
+
+
+class _WholePasses:
+    """What ``start_steps`` of a net gives, for a net that has none: a whole pass for each level."""
+
+    def __init__(self, layer: Autoregressive, x: Tensor, context: Any) -> None:
+        self._layer, self._context, self._level = layer, context, 0
+        self._z = torch.zeros_like(x)  # coordinates not solved yet stay at zero, a point every univariate and net can be evaluated at
+
+    def next(self, solved: Tensor | None) -> Tensor:
+        sizes = [len(index) for index in self._layer._levels]
+        start = sum(sizes[: self._level])
+        if solved is not None:
+            before = self._layer.by_level[start - sizes[self._level - 1] : start]
+            self._z = self._z.index_copy(self._z.dim() - 1, before, solved)
+        chosen = self._layer.by_level[start : start + sizes[self._level]]
+        self._level += 1
+        return self._layer._params(self._z, self._context).index_select(-2, chosen)
 
 
 def _network(layer: Autoregressive, allowed: Tensor) -> nn.Module | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from flowkit.core.errors import UnknownNameError, nearest
 from flowkit.core.registry import REGISTRIES, Registry
+from flowkit.kernels import OPS
 
 _PAPER = re.compile(r"((?:van |von |de |den |der )?[A-ZÀ-Þ][^().;:\n]*?(?: et al\.)?) \((\d{4}[a-z]?)\)")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+/\d{7})")
@@ -19,11 +20,18 @@ def list_kind(kind: str) -> str:
     Raises:
         UnknownNameError: no registry is called so.
     """
+    if kind in ("kernel", "kernels"):
+        return list_kernels()
     registry = next((other for plural, other in REGISTRIES.items() if kind in (plural, other.kind)), None)
     if registry is None:
-        raise UnknownNameError(f"list: no kind named '{kind}'. {nearest(kind, REGISTRIES)} See them all with: flowkit list")
+        raise UnknownNameError(f"list: no kind named '{kind}'. {nearest(kind, (*REGISTRIES, 'kernels'))} See them all with: flowkit list")
     rows = [(_names(registry, name), first_line(registry[name]), paper(registry[name])) for name in registry]
     return columns(rows) if rows else f"No {registry.plural} are registered.\n"
+
+
+def list_kernels() -> str:
+    """A line for each op and kind of device: which implementation serves there, and why where it is the reference."""
+    return columns((name, device, status) for name, op in sorted(OPS.items()) for device, status in op.status().items())
 
 
 def list_kinds() -> str:
@@ -34,6 +42,7 @@ def list_kinds() -> str:
         if names:
             more = ", ..." if len(names) > 4 else ""
             rows.append((plural, f"{len(names):>3}", ", ".join(names[:4]) + more))
+    rows.append(("kernels", f"{len(OPS):>3}", ", ".join(sorted(OPS))))
     return columns(rows) + "\nNames of a kind: flowkit list KIND\n"
 
 

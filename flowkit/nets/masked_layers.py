@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import whole_number
 from flowkit.nets._masked_linear import MaskedLinear, as_masks, through
 from flowkit.nets._parts import activation_module, join
+from flowkit.nets._steps import Layer, Levels, Run, Steps, can_be_stepped, name_of
 
 
 @NETS.register("masked_layers")
@@ -56,6 +58,7 @@ class MaskedLayers(nn.Module):
         self.layers = nn.ModuleList(MaskedLinear(mask) for mask in self.masks)
         self.act, self.drop = activation_module(activation), nn.Dropout(dropout)
         self.context_layer = nn.Linear(context_features, self.masks[0].shape[0]) if context_features and context == "added" else None
+        self.steps = nn.ModuleDict()
 
     def dependence(self) -> Tensor:
         """Which x reaches which output: boolean (out_features, in_features)."""
@@ -76,6 +79,26 @@ class MaskedLayers(nn.Module):
             h = self.act(h)
             h = layer(self.drop(h) if number else h)
         return h
+
+    def arrange_steps(self, levels: Levels) -> str:
+        """Prepare for inputs that become known in these levels, outputs wanted at the level of their input. Returns the key for ``start_steps``."""
+        key = name_of(levels)
+        self.steps[key] = Steps([self.masks[0][:, : self.in_features], *self.masks[1:]], levels)
+        return key
+
+    def start_steps(self, key: str, x: Tensor, context: Tensor | None = None) -> Run | None:
+        """An evaluation of x whose inputs come level by level, for about the cost of one pass; None where the net must be called."""
+        drops = self.training and self.dropout > 0
+        if key not in self.steps or drops or not can_be_stepped(self, *self.layers):
+            return None
+        layers = [Layer(layer.mask * layer.weight, layer.bias) for layer in self.layers]  # type: ignore[operator, arg-type]
+        if context is not None:
+            context = context.to(x.dtype).reshape(-1, self.context_features)
+            added, columns = self.context_layer, layers[0].weight[:, self.in_features :]
+            offset = functional.linear(context, columns) if added is None else self.act(added(context))
+            layers[0] = layers[0]._replace(offset=offset)
+        layers[0] = layers[0]._replace(weight=layers[0].weight[:, : self.in_features])
+        return Run(cast(Steps, self.steps[key]), layers, self.act, x)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MaskedLayers]]:

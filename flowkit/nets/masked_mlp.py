@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._masked_linear import MaskedLinear
 from flowkit.nets._parts import activation_module
+from flowkit.nets._steps import Layer, Levels, Run, Steps, can_be_stepped, name_of
 
 
 @NETS.register("masked_mlp", "made")
@@ -72,11 +74,16 @@ class MaskedMLP(nn.Module):
         if min(hidden, default=len(sets)) < len(sets):
             self.skip = MaskedLinear(torch.cat([outputs, outputs.new_ones(len(outputs), context_features)], dim=1), bias=False)
             nn.init.zeros_(self.skip.weight)
+        self.steps = nn.ModuleDict()
 
     @property
     def last(self) -> nn.Linear:
         """The output layer."""
         return self.layers[-1]  # type: ignore[return-value]
+
+    def dependence(self) -> Tensor:
+        """Which x reaches which output: boolean (out_features, in_features)."""
+        return self.adjacency.repeat_interleave(self.outputs_per_group, dim=0)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.layers[0](x)
@@ -87,6 +94,25 @@ class MaskedMLP(nn.Module):
         if self.skip is not None:
             h = h + self.skip(functional.pad(x, (0, self.context_features)) if context is None else torch.cat([x, context.to(x.dtype)], dim=-1))
         return h
+
+    def arrange_steps(self, levels: Levels) -> str:
+        """Prepare for inputs that become known in these levels, outputs wanted at the level of their input. Returns the key for ``start_steps``."""
+        key = name_of(levels)
+        self.steps[key] = Steps([layer.mask.bool() for layer in self.layers], levels)  # type: ignore[union-attr, operator]
+        return key
+
+    def start_steps(self, key: str, x: Tensor, context: Tensor | None = None) -> Run | None:
+        """An evaluation of x whose inputs come level by level, for about the cost of one pass; None where the net must be called."""
+        if key not in self.steps or not can_be_stepped(self, *self.layers, self.skip):
+            return None
+        layers = [Layer(layer.mask * layer.weight, layer.bias) for layer in self.layers]  # type: ignore[operator, arg-type]
+        skip = None if self.skip is None else self.skip.mask * self.skip.weight
+        if context is not None and self.context_layer is not None:
+            context = context.to(x.dtype).reshape(-1, self.context_features)
+            layers[0] = layers[0]._replace(offset=self.context_layer(context))
+            if skip is not None:
+                layers[-1] = layers[-1]._replace(offset=functional.linear(context, skip[:, self.in_features :]))
+        return Run(cast(Steps, self.steps[key]), layers, self.act, x, None if skip is None else skip[:, : self.in_features])
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MaskedMLP]]:

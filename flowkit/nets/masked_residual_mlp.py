@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from flowkit.core.registry import NETS
 from flowkit.core.shapes import whole_number
 from flowkit.nets._masked_linear import MaskedLinear, as_masks, through
 from flowkit.nets._parts import activation_module
+from flowkit.nets._steps import Layer, Levels, Run, Steps, can_be_stepped, name_of
 
 
 @NETS.register("masked_residual_mlp")
@@ -46,6 +48,7 @@ class MaskedResidualMLP(nn.Module):
         self.act, self.drop = activation_module(activation), nn.Dropout(dropout)
         widths = [width, *(mask.shape[0] for mask in inner[::2])] if context_features else []
         self.context_layers = nn.ModuleList(nn.Linear(context_features, size) for size in widths)
+        self.steps = nn.ModuleDict()
 
     def dependence(self) -> Tensor:
         """Which x reaches which output: boolean (out_features, in_features)."""
@@ -67,6 +70,27 @@ class MaskedResidualMLP(nn.Module):
                 inner = inner + self.context_layers[number + 1](context)
             h = h + outward(self.drop(self.act(inner)))
         return self.last(h)
+
+    def arrange_steps(self, levels: Levels) -> str:
+        """Prepare for inputs that become known in these levels, outputs wanted at the level of their input. Returns the key for ``start_steps``."""
+        key = name_of(levels)
+        self.steps[key] = Steps(self.masks, levels, adds=range(3, len(self.masks), 2))
+        return key
+
+    def start_steps(self, key: str, x: Tensor, context: Tensor | None = None) -> Run | None:
+        """An evaluation of x whose inputs come level by level, for about the cost of one pass; None where the net must be called."""
+        stack = [self.first, *(layer for pair in zip(self.inward, self.outward, strict=True) for layer in pair), self.last]
+        drops = self.training and self.dropout > 0
+        if key not in self.steps or drops or not can_be_stepped(self, *stack):
+            return None
+        layers = [Layer(layer.mask * layer.weight, layer.bias) for layer in stack]  # type: ignore[operator, arg-type]
+        if context is not None:
+            context = context.to(x.dtype).reshape(-1, self.context_features)
+            for number, layer in enumerate(self.context_layers):
+                place = max(2 * number - 1, 0)  # the first layer, then the first of each block
+                offset = layer(context) if number else self.act(layer(context))
+                layers[place] = layers[place]._replace(offset=offset)
+        return Run(cast(Steps, self.steps[key]), layers, self.act, x, bare=True)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MaskedResidualMLP]]:

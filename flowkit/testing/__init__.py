@@ -10,6 +10,7 @@ from flowkit.testing.bijectors import check_bijector
 from flowkit.testing.distributions import check_distribution
 from flowkit.testing.injections import check_injection
 from flowkit.testing.objectives import check_objective
+from flowkit.testing.ops import check_op
 from flowkit.testing.surjections import check_surjection
 from flowkit.testing.targets import check_target
 from flowkit.testing.univariates import check_univariate
@@ -22,6 +23,7 @@ __all__ = [
     "check_distribution",
     "check_injection",
     "check_objective",
+    "check_op",
     "check_surjection",
     "check_target",
     "check_univariate",

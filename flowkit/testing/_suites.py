@@ -20,5 +20,6 @@ TARGET = Suite("check_target", "Target")
 OBJECTIVE = Suite("check_objective", "Objective", _objective_prepared)
 DOMAIN = Suite("check_domain", "Domain")
 NET = Suite("check_net", "NETS")
+OP = Suite("check_op", "Op", lambda op: op)
 
 TRANSFORMS = (BIJECTOR, INJECTION, SURJECTION)

@@ -13,6 +13,7 @@ from flowkit.core.registry import UNIVARIATES
 from flowkit.core.shapes import positive_number
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
+from flowkit.kernels.bounded_affine import bounded_affine, inverse_bounded_affine
 from flowkit.univariates._scale_maps import OFFSETS, SCALE_MAPS, start_raw
 
 Scale = Literal["tanh", "exp", "softplus", "sigmoid", "sigmoid_inverse"]
@@ -60,10 +61,14 @@ class Affine(Univariate):
         return shift, SCALE_MAPS[self.scale](raw, self.bound, self._offset, self._floor)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale == "tanh":
+            return bounded_affine(z, params, self.bound)
         shift, log_scale = self._split(params)
         return z * torch.exp(log_scale) + shift, log_scale
 
     def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        if self.scale == "tanh":
+            return inverse_bounded_affine(x, params, self.bound)
         shift, log_scale = self._split(params)
         return (x - shift) * torch.exp(-log_scale), -log_scale
 

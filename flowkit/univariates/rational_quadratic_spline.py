@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from flowkit.core.registry import UNIVARIATES
-from flowkit.kernels.rational_quadratic import UNIT_SLOPE, inverse_spline, spline
+from flowkit.kernels.op import Op
+from flowkit.kernels.rational_quadratic import UNIT_SLOPE
+from flowkit.kernels.rational_quadratic_spline import inverse_rational_quadratic_spline, rational_quadratic_spline
 from flowkit.univariates._spline import SplineUnivariate
 
 
@@ -30,10 +33,16 @@ class RationalQuadraticSpline(SplineUnivariate):
     per_bin = 2
     knot_start = linear_end = UNIT_SLOPE
 
-    def _inside(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        widths, heights, slopes = self._split(params)
-        return spline(z, widths, heights, self._at_knots(slopes), self.left, self.right)
+    def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return self._call(rational_quadratic_spline, z, params)
 
-    def _inverse_inside(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return self._call(inverse_rational_quadratic_spline, x, params)
+
+    def _call(self, op: Op, value: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        self._check(params)
+        if self.kind != "mixed":
+            return op(value, params, self.bins, self.left, self.right, self.kind)
         widths, heights, slopes = self._split(params)
-        return inverse_spline(x, widths, heights, self._at_knots(slopes), self.left, self.right)
+        whole = torch.cat([widths, heights, self._at_knots(slopes)], dim=-1)
+        return self._outside(value, *op(value.clamp(self.left, self.right), whole, self.bins, self.left, self.right, "bounded"))

@@ -37,7 +37,8 @@ def test_linear_tails_against_nflows(bins: int, bound: float, inverse: bool) -> 
     spline, params, x = RationalQuadraticSpline(bins, bound), _parameters(3 * bins - 1, 1.0), _points(-2 * bound, 2 * bound)
     parts = params.split([bins, bins, bins - 1], dim=-1)
     expected = unconstrained_rational_quadratic_spline(x, *parts, inverse=inverse, tails="linear", tail_bound=bound)
-    _agree((spline.untransform if inverse else spline.transform)(x, params), expected)
+    # 2e-12: in the steepest of these bins nflows itself is off by 1.7e-12 (against 40 digits), the reference by 1.6e-12, the kernel by 1.3e-12
+    _agree((spline.untransform if inverse else spline.transform)(x, params), expected, 2e-12)
 
 
 @pytest.mark.parametrize("inverse", [False, True])

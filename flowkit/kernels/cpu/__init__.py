@@ -1,0 +1,1 @@
+"""Fused kernels for CPUs: C++ sources, compiled at first use, and what calls them."""

@@ -1,0 +1,186 @@
+"""The C++ sources of this folder as one shared library: compiled at first use, loaded once in a process.
+
+The library lies in ``$FLOWKIT_CACHE/kernels`` (else ``~/.cache/flowkit/kernels``) under a name made of the sources, the compiler
+and the processor, so an update of any of them compiles anew. One process compiles, others wait for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-pthread")
+COMPILERS = ("g++", "c++", "clang++")
+TIME_LIMIT = 120.0  # seconds for compiling, and for waiting until another process has
+GRAIN = 300_000  # entries of the largest tensor for each thread: with fewer, starting it costs more than it saves
+_IMPORTED_IN = os.getpid()
+_LOCK = threading.Lock()
+_FOUND: list[tuple[ctypes.CDLL | None, str]] = []
+_LOG = logging.getLogger(__name__)
+
+
+class _Unavailable(Exception):
+    """Why there is no library."""
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None, with where it lies or why there is none."""
+    try:
+        path = _path()
+        if not path.exists():
+            with _locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    _compile(path)
+        return ctypes.CDLL(str(path)), str(path)
+    except (_Unavailable, OSError) as error:
+        _LOG.warning("flowkit.kernels: plain torch serves in place of the CPU kernels: %s", error)
+        return None, str(error)
+
+
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    if not _FOUND:  # no lock once it is known: a fork may copy a lock that is held
+        with _LOCK:
+            if not _FOUND:
+                _FOUND.append(_load())
+    return _FOUND[0]
+
+
+def unavailable() -> str | None:
+    """Why the compiled kernels cannot serve on this machine, or None; the first call may compile them."""
+    library, reason = _library()
+    return reason if library is None else None
+
+
+# what torch.compiler.assume_constant_result does, which takes a second to import; so the answer is a constant of a compiled graph
+unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def describe() -> str:
+    """What serves, and where it lies."""
+    return f"C++, {_library()[1]}"
+
+
+def call(name: str, tensors: tuple[Tensor, ...], count: int, work: int, *constants: int | float) -> None:
+    """Call ``name_float32`` or ``name_float64`` of the library.
+
+    Args:
+        name: without the dtype.
+        tensors: contiguous, of one dtype, in the order the function takes their addresses.
+        count: elements.
+        work: entries of the largest tensor; it decides on the number of threads.
+        constants: the arguments after the number of threads.
+    """
+    library, reason = _library()
+    if library is None:
+        raise RuntimeError(f"flowkit.kernels: {reason}")
+    given: list[Any] = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    given += [ctypes.c_int64(count), ctypes.c_int(_threads(work))]
+    given += [ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int(value) for value in constants]
+    getattr(library, f"{name}_{str(tensors[0].dtype).removeprefix('torch.')}")(*given)
+
+
+def _threads(work: int) -> int:
+    """As many threads as torch uses, but one in a forked process, whose siblings share the cores."""
+    return 1 if os.getpid() != _IMPORTED_IN else max(1, min(torch.get_num_threads(), work // GRAIN))
+
+
+def _path() -> Path:
+    compiler = _compiler()
+    key = hashlib.sha256(" ".join([*FLAGS, *_target(), compiler, _version(compiler), _processor()]).encode())
+    for source in _sources():
+        key.update(source.name.encode() + source.read_bytes())
+    folder = Path(os.environ.get("FLOWKIT_CACHE") or Path.home() / ".cache" / "flowkit").expanduser() / "kernels"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if hasattr(os, "getuid") and folder.stat().st_uid not in (os.getuid(), 0):
+        raise _Unavailable(f"{folder} belongs to another user. Point $FLOWKIT_CACHE at a folder of your own")
+    return folder / f"flowkit_{key.hexdigest()[:24]}.so"
+
+
+def _sources() -> list[Path]:
+    return sorted(path for path in FOLDER.iterdir() if path.suffix in (".cpp", ".h"))
+
+
+def _compiler() -> str:
+    if os.name != "posix":
+        raise _Unavailable(f"they are not built on {platform.system()}")
+    for name in (os.environ.get("CXX"), *COMPILERS):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise _Unavailable(f"no C++ compiler ({', '.join(COMPILERS)}) is installed")
+
+
+def _version(compiler: str) -> str:
+    return _run([compiler, "--version"], 10.0)
+
+
+def _processor() -> str:
+    """The processor's kind and instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return platform.machine() + "".join(next((line for line in lines if line.startswith(word)), "") for word in wanted)
+
+
+def _target() -> tuple[str, ...]:
+    return ("-march=native",) if platform.machine().lower() in ("x86_64", "amd64", "i686") else ("-mcpu=native",)
+
+
+def _compile(path: Path) -> None:
+    """Compile into a temporary file beside the target and rename it, so that nobody sees half of it."""
+    start = time.monotonic()
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        sources = [str(source) for source in _sources() if source.suffix == ".cpp"]
+        _run([_compiler(), *FLAGS, *_target(), "-o", name, *sources], TIME_LIMIT)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    _LOG.info("flowkit.kernels: compiled %s in %.1f s", path, time.monotonic() - start)
+
+
+def _run(command: list[str], limit: float) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        raise _Unavailable(f"{command[0]} took more than {limit:.0f} s") from None
+    if done.returncode != 0:
+        raise _Unavailable(f"{command[0]} failed: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that other processes see; its holder's end frees it."""
+    import fcntl
+
+    with path.open("w") as file:
+        deadline = time.monotonic() + TIME_LIMIT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise _Unavailable(f"another process has held {path} for {TIME_LIMIT:.0f} s") from None
+                time.sleep(0.05)
+        yield
