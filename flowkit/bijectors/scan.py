@@ -25,7 +25,7 @@ class Scan(Bijector):
     """x = f_n(... f_1(z)) for layers f_i of the same structure with parameters of their own, kept stacked (n, ...).
 
     Under ``torch.compile`` the loop is one scan over the stacked parameters: the layer is traced once and the time to
-    compile does not grow with the depth; a compiled step takes 1.4 to 2 times that of a ``Chain``, which is compiled layer by
+    compile does not grow with the depth; a compiled step takes up to 1.6 times that of a ``Chain``, which is compiled layer by
     layer (benchmarks/results/scan_compile.md). In eager mode, and for maps without
     parameters or that draw, it is a plain loop. Equal to a ``Chain`` of the layers: ``from_chain`` and ``to_chain`` convert.
 
