@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowkit.core.build import build
 from flowkit.core.distribution import Distribution
-from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.flow import Flow
 from flowkit.core.registry import FLOWS
 from flowkit.core.shapes import Context
-from flowkit.core.surjection import Surjection
-from flowkit.core.transform import Bijector
+from flowkit.core.wrapped_flow import WrappedFlow
 
 
 @FLOWS.register("conditioned")
-class Conditioned(Flow):
+class Conditioned(WrappedFlow):
     """``flow.condition(context)``: every call of ``flow`` with that context.
 
     Args:
@@ -47,38 +45,6 @@ class Conditioned(Flow):
         if self._keys is None:
             return self.fixed_context
         return {key: getattr(self, f"fixed_{key}") for key in self._keys}
-
-    @property
-    def base(self) -> Distribution:  # type: ignore[override]
-        """The flow's base."""
-        return self.flow.base
-
-    @property
-    def bijector(self) -> Bijector | Surjection:  # type: ignore[override]
-        """The flow's bijector."""
-        return self.flow.bijector
-
-    @property
-    def standardizer(self) -> Any:  # type: ignore[override]
-        """The flow's ``Standardize`` map, or None."""
-        return self.flow.standardizer
-
-    @property
-    def support_map(self) -> Bijector | None:  # type: ignore[override]
-        """The flow's map onto its support, or None."""
-        return self.flow.support_map
-
-    @property
-    def embedding(self) -> nn.Module | None:
-        return self.flow.embedding
-
-    @property
-    def maps(self) -> tuple[Bijector | Surjection, ...]:
-        return self.flow.maps
-
-    @property
-    def domain(self) -> Domain:
-        return self.flow.domain
 
     def embed_context(self, context: Context) -> Context:
         if context is not None:

@@ -14,17 +14,15 @@ from torch.func import functional_call
 from flowkit.core._places import parameter_places
 from flowkit.core.build import build
 from flowkit.core.distribution import Distribution
-from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
 from flowkit.core.registry import FLOWS
 from flowkit.core.shapes import Context, positive_number, whole_number
-from flowkit.core.surjection import Surjection
-from flowkit.core.transform import Bijector
+from flowkit.core.wrapped_flow import WrappedFlow
 
 
 @FLOWS.register("bayesian")
-class Bayesian(Flow):
+class Bayesian(WrappedFlow):
     """A flow with an independent normal over each of its trainable weights, w ~ N(m, s^2): m the flow's own parameters, s learned.
 
     By itself it is the flow at the mean weights: every call of ``Flow`` answers for those, deterministic and exact. Randomness is asked for:
@@ -63,38 +61,6 @@ class Bayesian(Flow):
             raise ConfigError(f"{self.who}: expected a flow with trainable parameters; got {flow.who} with none.")
         self._log_prob_module = (_LogProb(flow),)  # in a tuple, or its parameters would count twice
         self.log_scales = nn.ParameterList(torch.full_like(mean, math.log(scale)) for mean in self._means())
-
-    @property
-    def base(self) -> Distribution:  # type: ignore[override]
-        """The flow's base."""
-        return self.flow.base
-
-    @property
-    def bijector(self) -> Bijector | Surjection:  # type: ignore[override]
-        """The flow's bijector."""
-        return self.flow.bijector
-
-    @property
-    def standardizer(self) -> Any:  # type: ignore[override]
-        """The flow's ``Standardize`` map, or None."""
-        return self.flow.standardizer
-
-    @property
-    def support_map(self) -> Bijector | None:  # type: ignore[override]
-        """The flow's map onto its support, or None."""
-        return self.flow.support_map
-
-    @property
-    def embedding(self) -> nn.Module | None:
-        return self.flow.embedding
-
-    @property
-    def maps(self) -> tuple[Bijector | Surjection, ...]:
-        return self.flow.maps
-
-    @property
-    def domain(self) -> Domain:
-        return self.flow.domain
 
     def embed_context(self, context: Context) -> Context:
         return self.flow.embed_context(context)
