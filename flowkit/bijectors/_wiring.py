@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flowkit.bijectors._parallel import event_axis
+from flowkit.core.algebra.parallel import event_axis
 from flowkit.core.errors import ConfigError, ShapeError, nearest
 from flowkit.core.shapes import Shape, plain_int, show, unify
 from flowkit.core.transform import Bijector

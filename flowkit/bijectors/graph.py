@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._graph_builder import GraphBuilder
-from flowkit.bijectors._joint_domains import PartsDomain
 from flowkit.bijectors._wiring import Plan, Step, joined_shape, make_plan
+from flowkit.core.algebra.joint_domains import PartsDomain
 from flowkit.core.build import build
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from flowkit.bijectors._parallel import Parallel, event_axis
+from flowkit.core.algebra.parallel import Parallel, event_axis
 from flowkit.core.build import build
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import BIJECTORS

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._joint_domains import EachDomain
 from flowkit.bijectors._layers import Layers
-from flowkit.bijectors._parallel import event_axis
+from flowkit.core.algebra.joint_domains import EachDomain
+from flowkit.core.algebra.parallel import event_axis
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS

@@ -1,4 +1,4 @@
-"""Maps side by side on the parts of one event: what Stack and Split share."""
+"""Maps side by side on the parts of one event: what Concat, Split and Stack share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._joint_domains import PartsDomain
 from flowkit.core.algebra.contexts import part, shared_context
+from flowkit.core.algebra.joint_domains import PartsDomain
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import Context, Shape, plain_int, zeros_log_det
