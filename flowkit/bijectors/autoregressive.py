@@ -95,8 +95,7 @@ class Autoregressive(Bijector):
         return grouped(net(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        x, log_slope = self._univariate.transform(z, self._params(z, context))
-        return x, sum_event(log_slope, 1)
+        return self._univariate.transform_event(z, self._params(z, context), 1)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         net: Any = self.net if self.conditioner is None else self.conditioner

@@ -73,8 +73,8 @@ class Autoregressive2d(Bijector):
         return params.movedim(-3, -1).unflatten(-1, (len(self._of_channel), self._univariate.parameter_count))
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        x, log_slope = self._univariate.transform(z.movedim(-3, -1), self._params(z, context))
-        return x.movedim(-1, -3), sum_event(log_slope, 3)
+        x, log_det = self._univariate.transform_event(z.movedim(-3, -1), self._params(z, context), 3)
+        return x.movedim(-1, -3), log_det
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         # numbers not solved yet stay at zero: the net cannot see them

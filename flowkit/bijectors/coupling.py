@@ -12,7 +12,7 @@ from flowkit.bijectors._conditioning import check_conditioner, check_univariate,
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
+from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -78,12 +78,12 @@ class Coupling(Bijector):
         return value.index_copy(value.dim() - 1, self.mapped, mapped)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        mapped, log_slope = self._univariate.transform(z.index_select(-1, self.mapped), self._params(z, context))
-        return self._put(z, mapped), sum_event(log_slope, 1)
+        mapped, log_det = self._univariate.transform_event(z.index_select(-1, self.mapped), self._params(z, context), 1)
+        return self._put(z, mapped), log_det
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        mapped, log_slope = self._univariate.untransform(x.index_select(-1, self.mapped), self._params(x, context))
-        return self._put(x, mapped), sum_event(log_slope, 1)
+        mapped, log_det = self._univariate.untransform_event(x.index_select(-1, self.mapped), self._params(x, context), 1)
+        return self._put(x, mapped), log_det
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Coupling]]:

@@ -13,7 +13,7 @@ from flowkit.core.build import build
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import as_shape, positive_sizes, sum_event, whole_number
+from flowkit.core.shapes import as_shape, positive_sizes, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -61,12 +61,10 @@ class Elementwise(Bijector):
         return params.unflatten(-1, (*self._sizes, self.univariate.parameter_count))
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        x, log_slope = self.univariate.transform(z, self._params(z, context))
-        return x, sum_event(log_slope, len(self._sizes))
+        return self.univariate.transform_event(z, self._params(z, context), len(self._sizes))
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        z, log_slope = self.univariate.untransform(x, self._params(x, context))
-        return z, sum_event(log_slope, len(self._sizes))
+        return self.univariate.untransform_event(x, self._params(x, context), len(self._sizes))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Elementwise]]:

@@ -13,7 +13,7 @@ from flowkit.bijectors._image_conditioning import image_domain, image_shape, sta
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS, NETS
-from flowkit.core.shapes import positive_sizes, sum_event, whole_number
+from flowkit.core.shapes import positive_sizes, whole_number
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 
@@ -112,13 +112,13 @@ class ImageCoupling(Bijector):
         params = self._params(value, pixels, context)
         part = value.index_select(-3, self.mapped).flatten(-2)
         part = part if pixels is None else part.index_select(-1, pixels)
-        call = self._univariate.untransform if inverse else self._univariate.transform
-        out, log_slope = call(part.mT, params)  # channels last, where univariates have their options
+        call = self._univariate.untransform_event if inverse else self._univariate.transform_event
+        out, log_det = call(part.mT, params, 2)  # channels last, where univariates have their options
         if pixels is None:
             whole = value.index_copy(value.dim() - 3, self.mapped, out.mT.unflatten(-1, value.shape[-2:]))
         else:
             whole = value.flatten(-2).index_copy(value.dim() - 2, pixels, out.mT).reshape(value.shape)
-        return whole, sum_event(log_slope, 2)
+        return whole, log_det
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._run(z, context, inverse=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowkit.core.build.describe import brief_arguments
 from flowkit.core.registry import UNIVARIATES, Registry
+from flowkit.core.tally import tally
 from flowkit.core.traits import Traits
 
 
@@ -45,6 +46,20 @@ class Univariate(nn.Module):
     def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of ``transform``: z (*S) and log|dz/dx| (*S)."""
         raise NotImplementedError
+
+    def transform_event(self, z: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
+        """``transform``, its log-derivatives added up over the last ``event_dims`` axes: x (*B, *event) and log_det (*B).
+
+        Args:
+            z: (*B, *event); params: (*B, *event, parameter_count).
+            event_dims: number of axes of an event.
+            base: "normal" adds log N(x; 0, I) to the sum, "none" nothing.
+        """
+        return tally(*self.transform(z, params), event_dims, base)
+
+    def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
+        """The inverse of ``transform_event``: z (*B, *event) and log_det (*B)."""
+        return tally(*self.untransform(x, params), event_dims, base)
 
     def initial_parameters(self) -> Tensor:
         """Parameters (parameter_count,) at which the map is the identity, or closest to it: where training starts."""

@@ -45,11 +45,13 @@ class Fused:
         call: takes what the reference takes.
         unavailable: why it cannot serve on this machine at all, or None; the first call may compile it.
         describe: what it is, in a few words.
+        dtypes: of the tensors it takes.
     """
 
     call: Callable[..., Any]
     unavailable: Callable[[], str | None]
     describe: Callable[[], str]
+    dtypes: frozenset[torch.dtype] = frozenset((torch.float32, torch.float64))
 
 
 class Op:
@@ -103,8 +105,8 @@ class Op:
             return f"there is none for {device} tensors"
         for tensor in args:
             if isinstance(tensor, Tensor):
-                if tensor.dtype not in (torch.float32, torch.float64):
-                    return f"{tensor.dtype} is not float32 or float64"
+                if tensor.dtype not in fused.dtypes:
+                    return f"{tensor.dtype} is not one of {', '.join(sorted(map(str, fused.dtypes)))}"
                 if tensor.dtype != first.dtype or tensor.device != first.device:
                     return "the tensors differ in dtype or device"
         if torch._C._are_functorch_transforms_active():

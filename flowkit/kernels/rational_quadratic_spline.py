@@ -7,21 +7,18 @@ outside), K for ``circular`` ends (both are the first), K + 1 for ``bounded`` on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.kernels.cpu import library
-from flowkit.kernels.op import Fused, Op
+from flowkit.kernels.cpu.scalar_map import CpuScalarMap
 from flowkit.kernels.rational_quadratic import UNIT_SLOPE, inverse_spline, spline
-from flowkit.kernels.scalar_map import scalar_map
+from flowkit.kernels.scalar_map import scalar_ops
 
-ENDS = ("linear", "bounded", "circular")  # in the order of the enumeration in rational_quadratic.cpp
+ENDS = ("linear", "bounded", "circular")  # in the order of the enumeration in rational_quadratic_spline.cpp
 MOST_BINS = 64  # as there
-CONSTANTS = "int bins, float low, float high, str ends"
 
 
 def slope_count(bins: int, ends: str) -> int:
@@ -29,17 +26,17 @@ def slope_count(bins: int, ends: str) -> int:
     return {"linear": bins - 1, "circular": bins}.get(ends, bins + 1)
 
 
-def reference(value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
+def forward(value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
     """The spline: value (*S), params (*S, P) -> y and log dy/dx, both (*S); values beyond a closed end are taken as the end."""
-    return _reference(spline, value, params, bins, low, high, ends)
+    return _with_ends(spline, value, params, bins, low, high, ends)
 
 
-def inverse_reference(value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
-    """The inverse of ``reference``: x and log dx/dy."""
-    return _reference(inverse_spline, value, params, bins, low, high, ends)
+def inverse(value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
+    """The inverse of ``forward``: x and log dx/dy."""
+    return _with_ends(inverse_spline, value, params, bins, low, high, ends)
 
 
-def _reference(inside: Any, value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
+def _with_ends(inside: Any, value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
     widths, heights, slopes = params.split([bins, bins, slope_count(bins, ends)], dim=-1)
     if ends == "linear":
         slopes = functional.pad(slopes, (1, 1), value=UNIT_SLOPE)
@@ -53,31 +50,15 @@ def _reference(inside: Any, value: Tensor, params: Tensor, bins: int, low: float
     return torch.where(within, out, value), torch.where(within, log_slope, torch.zeros_like(log_slope))
 
 
-def _forward(inverse: bool, value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
-    out, log_slope = torch.empty_like(value), torch.empty_like(value)
-    tensors = (value, params, out, log_slope)
-    library.call("rational_quadratic", tensors, value.numel(), params.numel(), bins, low, high, ENDS.index(ends), int(inverse), UNIT_SLOPE)
-    return out, log_slope
+def _encode(bins: int, low: float, high: float, ends: str) -> tuple[int | float, ...]:
+    return bins, float(low), float(high), ENDS.index(ends), UNIT_SLOPE
 
 
-def _backward(
-    inverse: bool, grad_out: Tensor, grad_slope: Tensor, value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str
-) -> tuple[Tensor, Tensor]:
-    grad_value, grad_params = torch.empty_like(value), torch.empty_like(params)
-    tensors = (grad_out, grad_slope, value, params, grad_value, grad_params)
-    library.call("rational_quadratic_backward", tensors, value.numel(), params.numel(), bins, low, high, ENDS.index(ends), int(inverse), UNIT_SLOPE)
-    return grad_value, grad_params
+def _limits(bins: int, low: float, high: float, ends: str) -> str | None:
+    return None if bins <= MOST_BINS else f"{bins} bins are more than {MOST_BINS}"
 
 
-def _supports(value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> str | None:
-    if bins > MOST_BINS:
-        return f"{bins} bins are more than {MOST_BINS}"
-    if params.shape != (*value.shape, 2 * bins + slope_count(bins, ends)):
-        return f"parameters {tuple(params.shape)} do not belong to values {tuple(value.shape)} one by one"
-    return None
-
-
-def _examples(rows: int = 6) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _examples(rows: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
     generator = torch.Generator().manual_seed(0)
     for label, bins, low, high, ends in (("k8", 8, -3.0, 3.0, "linear"), ("k5_bounded", 5, 0.0, 1.0, "bounded"), ("k3_circular", 3, -2.0, 2.0, "circular")):
         share = torch.rand(rows, 3, generator=generator, dtype=torch.float64)
@@ -86,14 +67,12 @@ def _examples(rows: int = 6) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield label, (low - beyond + (high - low + 2 * beyond) * share, params, bins, low, high, ends)
 
 
-rational_quadratic_spline, inverse_rational_quadratic_spline = (
-    Op(
-        name,
-        plain,
-        fused_gpu=None,
-        fused_cpu=Fused(scalar_map(name, CONSTANTS, plain, partial(_forward, inverse), partial(_backward, inverse)), library.unavailable, library.describe),
-        supports=_supports,
-        examples=_examples,
-    )
-    for name, plain, inverse in (("rational_quadratic_spline", reference, False), ("inverse_rational_quadratic_spline", inverse_reference, True))
+rational_quadratic_spline, inverse_rational_quadratic_spline = scalar_ops(
+    "rational_quadratic_spline",
+    "int bins, float low, float high, str ends, ",
+    (forward, inverse),
+    cpu=CpuScalarMap("rational_quadratic_spline", _encode),
+    count=lambda bins, low, high, ends: 2 * bins + slope_count(bins, ends),
+    limits=_limits,
+    examples=_examples,
 )

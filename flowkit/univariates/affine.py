@@ -11,6 +11,7 @@ from torch import Tensor
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
 from flowkit.core.shapes import positive_number
+from flowkit.core.tally import tally
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
 from flowkit.kernels.bounded_affine import bounded_affine, inverse_bounded_affine
@@ -61,16 +62,22 @@ class Affine(Univariate):
         return shift, SCALE_MAPS[self.scale](raw, self.bound, self._offset, self._floor)
 
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        if self.scale == "tanh":
-            return bounded_affine(z, params, self.bound)
-        shift, log_scale = self._split(params)
-        return z * torch.exp(log_scale) + shift, log_scale
+        return self.transform_event(z, params, 0)
 
     def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return self.untransform_event(x, params, 0)
+
+    def transform_event(self, z: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
         if self.scale == "tanh":
-            return inverse_bounded_affine(x, params, self.bound)
+            return bounded_affine(z, params, self.bound, event_dims, base)
         shift, log_scale = self._split(params)
-        return (x - shift) * torch.exp(-log_scale), -log_scale
+        return tally(z * torch.exp(log_scale) + shift, log_scale, event_dims, base)
+
+    def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
+        if self.scale == "tanh":
+            return inverse_bounded_affine(x, params, self.bound, event_dims, base)
+        shift, log_scale = self._split(params)
+        return tally((x - shift) * torch.exp(-log_scale), -log_scale, event_dims, base)
 
     def saturated(self, params: Tensor) -> Tensor | None:
         raw = params[..., 1]

@@ -92,6 +92,7 @@ template <class T> inline Soft<T> soft(Vec<T> x) {
 template <class T> inline Vec<T> hyperbolic_tangent(Vec<T> x) {
     typedef Number<T> N;
     const Vec<T> size = x < T(0) ? -x : x, z = x * x;
-    const Vec<T> far = T(1) - T(2) / (exponential<T>(T(2) * (size > T(20) ? all<T>(20) : size)) + T(1));
+    const Vec<T> e = exponential<T>(T(2) * (size > T(20) ? all<T>(20) : size)), sum = e + T(1), lost = T(1) - (sum - e), share = T(1) / sum;
+    const Vec<T> far = T(1) - T(2) * (share - share * share * lost);
     return size < T(0.625) ? x + x * z * polynomial(N::tanh, z) : (x < T(0) ? -far : far);
 }

@@ -47,10 +47,17 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             with _locked(path.with_suffix(".lock")):
                 if not path.exists():
                     _compile(path)
-        return ctypes.CDLL(str(path)), str(path)
+        library = ctypes.CDLL(str(path))
+        library.use_openmp(ctypes.cast(_openmp(), ctypes.c_void_p))
+        return library, str(path)
     except (_Unavailable, OSError) as error:
         _LOG.warning("flowkit.kernels: plain torch serves in place of the CPU kernels: %s", error)
         return None, str(error)
+
+
+def _openmp() -> Any:
+    """What runs a function on the threads of the OpenMP library that torch has loaded, or None."""
+    return getattr(ctypes.CDLL(None), "GOMP_parallel", None)
 
 
 def _library() -> tuple[ctypes.CDLL | None, str]:
@@ -76,13 +83,13 @@ def describe() -> str:
     return f"C++, {_library()[1]}"
 
 
-def call(name: str, tensors: tuple[Tensor, ...], count: int, work: int, *constants: int | float) -> None:
+def call(name: str, tensors: tuple[Tensor, ...], sizes: tuple[int, ...], work: int, *constants: int | float) -> None:
     """Call ``name_float32`` or ``name_float64`` of the library.
 
     Args:
         name: without the dtype.
         tensors: contiguous, of one dtype, in the order the function takes their addresses.
-        count: elements.
+        sizes: whole numbers that follow them.
         work: entries of the largest tensor; it decides on the number of threads.
         constants: the arguments after the number of threads.
     """
@@ -90,7 +97,7 @@ def call(name: str, tensors: tuple[Tensor, ...], count: int, work: int, *constan
     if library is None:
         raise RuntimeError(f"flowkit.kernels: {reason}")
     given: list[Any] = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    given += [ctypes.c_int64(count), ctypes.c_int(_threads(work))]
+    given += [*(ctypes.c_int64(size) for size in sizes), ctypes.c_int(_threads(work))]
     given += [ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int(value) for value in constants]
     getattr(library, f"{name}_{str(tensors[0].dtype).removeprefix('torch.')}")(*given)
 

@@ -1,41 +1,152 @@
-// A scalar map over many elements: tiles of one register's lanes, the last of them filled up with zeros.
+// A scalar map over rows of elements, in tiles of one register's lanes: mapped values, and the sum over each row of the log-slopes.
 //
-// A map has `count` numbers an element, at most MOST_PARAMETERS, and reads and writes whole tiles only.
+// A map has `count` numbers an element, at most MOST_PARAMETERS, and two functions on whole tiles:
+//     tile(value, params, out, slope)
+//     backward_tile(grad_out, grad_slope, value, params, grad_value, grad_params)
+// The last tile is filled up with zeros. Sums run in double, in an order that does not depend on the threads.
 #pragma once
 #include "threads.h"
 #include "vectors.h"
 
 constexpr int MOST_PARAMETERS = 193;
+constexpr double HALF_LOG_2PI = 0.91893853320467274178;
 
-template <class T, class Map> inline void run(const Map& map, const T* value, const T* params, T* out, T* slope, int64_t begin, int64_t end) {
+struct Rows {
+    int64_t count, length;
+    bool normal;  // the sum is log p of a standard normal under the map: each output adds its log-density
+
+    // The least number of rows that fill whole tiles.
+    template <class T> int64_t unit() const {
+        int64_t rows = LANES<T>;
+        while (rows % 2 == 0 && rows / 2 * length % LANES<T> == 0) rows /= 2;
+        return rows;
+    }
+};
+
+// Adds up what the tiles yield, row after row.
+template <class T> struct RowSums {
+    const int64_t length;
+    T* next;
+    int64_t left;
+    double sum = 0;
+
+    RowSums(int64_t length, T* first) : length(length), next(first), left(length) {}
+
+    void add(const T* terms, int64_t count) {
+        if (length == 1) {
+            std::memcpy(next, terms, sizeof(T) * count);
+            next += count;
+            return;
+        }
+        for (int64_t i = 0; i < count;) {
+            const int64_t stop = left < count - i ? i + left : count;
+            left -= stop - i;
+            for (; i < stop; i++) sum += terms[i];
+            if (left) return;
+            *next++ = T(sum);
+            sum = 0, left = length;
+        }
+    }
+};
+
+// Yields the number of its row for every element.
+template <class T> struct RowNumbers {
+    const int64_t length;
+    const T* next;
+    int64_t left;
+
+    RowNumbers(int64_t length, const T* first) : length(length), next(first), left(length) {}
+
+    void take(T* numbers, int64_t count) {
+        if (length == 1) {
+            std::memcpy(numbers, next, sizeof(T) * count);
+            next += count;
+            return;
+        }
+        for (int64_t i = 0; i < count;) {
+            const int64_t stop = left < count - i ? i + left : count;
+            left -= stop - i;
+            for (; i < stop; i++) numbers[i] = *next;
+            if (left) return;
+            next++, left = length;
+        }
+    }
+};
+
+template <class T, class Map> inline void forward_rows(const Map& map, const Rows& rows, const T* value, const T* params, T* out, T* log_det, int64_t begin, int64_t end) {
     constexpr int L = LANES<T>;
-    int64_t i = begin;
-    for (; i + L <= end; i += L) map.tile(value + i, params + i * map.count, out + i, slope + i);
-    if (i == end) return;
-    const int64_t rest = end - i;
-    T some[L] = {}, made[L], steep[L], more[L * MOST_PARAMETERS];
-    std::memset(more, 0, sizeof(T) * L * map.count);
+    RowSums<T> sums(rows.length, log_det + begin);
+    T slope[L];
+    const auto tile = [&](const T* some, const T* numbers, T* made) {
+        map.tile(some, numbers, made, slope);
+        if (!rows.normal) return;
+        const Vec<T> v = load<T>(made);
+        store<T>(slope, load<T>(slope) - T(0.5) * v * v - T(HALF_LOG_2PI));
+    };
+    int64_t i = begin * rows.length;
+    const int64_t last = end * rows.length;
+    for (; i + L <= last; i += L) tile(value + i, params + i * map.count, out + i), sums.add(slope, L);
+    if (i == last) return;
+    const int64_t rest = last - i;
+    T some[L] = {}, made[L], numbers[L * MOST_PARAMETERS];
+    std::memset(numbers, 0, sizeof(T) * L * map.count);
     std::memcpy(some, value + i, sizeof(T) * rest);
-    std::memcpy(more, params + i * map.count, sizeof(T) * rest * map.count);
-    map.tile(some, more, made, steep);
+    std::memcpy(numbers, params + i * map.count, sizeof(T) * rest * map.count);
+    tile(some, numbers, made);
     std::memcpy(out + i, made, sizeof(T) * rest);
-    std::memcpy(slope + i, steep, sizeof(T) * rest);
+    sums.add(slope, rest);
 }
 
-template <class T, class Map>
-inline void run_backward(const Map& map, const T* go, const T* gl, const T* value, const T* params, T* gv, T* gp, int64_t begin, int64_t end) {
+template <class T> struct Gradients {
+    const T *out, *log_det;
+    T *value, *params;
+};
+
+template <class T, class Map> inline void backward_rows(const Map& map, const Rows& rows, const T* value, const T* params, const Gradients<T>& grad, int64_t begin, int64_t end) {
     constexpr int L = LANES<T>;
-    int64_t i = begin;
-    for (; i + L <= end; i += L) map.backward_tile(go + i, gl + i, value + i, params + i * map.count, gv + i, gp + i * map.count);
-    if (i == end) return;
-    const int64_t rest = end - i;
-    T first[L] = {}, second[L] = {}, some[L] = {}, made[L], more[L * MOST_PARAMETERS];
-    std::memset(more, 0, sizeof(T) * L * map.count);
-    std::memcpy(first, go + i, sizeof(T) * rest);
-    std::memcpy(second, gl + i, sizeof(T) * rest);
+    RowNumbers<T> numbers(rows.length, grad.log_det + begin);
+    T slope[L], passed[L], unused[L];
+    const auto tile = [&](const T* given, const T* some, const T* raw, T* of_value, T* of_params) {
+        if (!rows.normal) return map.backward_tile(given, slope, some, raw, of_value, of_params);
+        map.tile(some, raw, passed, unused);
+        store<T>(passed, load<T>(given) - load<T>(passed) * load<T>(slope));
+        map.backward_tile(passed, slope, some, raw, of_value, of_params);
+    };
+    int64_t i = begin * rows.length;
+    const int64_t last = end * rows.length;
+    for (; i + L <= last; i += L) numbers.take(slope, L), tile(grad.out + i, value + i, params + i * map.count, grad.value + i, grad.params + i * map.count);
+    if (i == last) return;
+    const int64_t rest = last - i;
+    T given[L] = {}, some[L] = {}, made[L], raw[L * MOST_PARAMETERS];
+    std::memset(raw, 0, sizeof(T) * L * map.count);
+    std::memset(slope, 0, sizeof slope);
+    std::memcpy(given, grad.out + i, sizeof(T) * rest);
     std::memcpy(some, value + i, sizeof(T) * rest);
-    std::memcpy(more, params + i * map.count, sizeof(T) * rest * map.count);
-    map.backward_tile(first, second, some, more, made, more);
-    std::memcpy(gv + i, made, sizeof(T) * rest);
-    std::memcpy(gp + i * map.count, more, sizeof(T) * rest * map.count);
+    std::memcpy(raw, params + i * map.count, sizeof(T) * rest * map.count);
+    numbers.take(slope, rest);
+    tile(given, some, raw, made, raw);
+    std::memcpy(grad.value + i, made, sizeof(T) * rest);
+    std::memcpy(grad.params + i * map.count, raw, sizeof(T) * rest * map.count);
 }
+
+// The C interface of a map: NAME_float32, NAME_float64 and the same with _backward. MAP makes it from `inverse` and the constants
+// that follow; T stands for the type in it.
+#define EXPORT_AS(NAME, TYPE, SUFFIX, MAP, ...)                                                                                                  \
+    extern "C" void NAME##_##SUFFIX(const TYPE* value, const TYPE* params, TYPE* out, TYPE* log_det, int64_t count, int64_t length, int threads, \
+                                    int normal, int inverse, __VA_ARGS__) {                                                                      \
+        typedef TYPE T;                                                                                                                          \
+        const auto map = MAP;                                                                                                                    \
+        const Rows rows{count, length, normal != 0};                                                                                             \
+        share(count, rows.unit<T>(), threads,                                                                                                    \
+              [&](int64_t begin, int64_t end) { forward_rows<T>(map, rows, value, params, out, log_det, begin, end); });                         \
+    }                                                                                                                                            \
+    extern "C" void NAME##_backward_##SUFFIX(const TYPE* grad_out, const TYPE* grad_log_det, const TYPE* value, const TYPE* params,              \
+                                             TYPE* grad_value, TYPE* grad_params, int64_t count, int64_t length, int threads, int normal,        \
+                                             int inverse, __VA_ARGS__) {                                                                         \
+        typedef TYPE T;                                                                                                                          \
+        const auto map = MAP;                                                                                                                    \
+        const Rows rows{count, length, normal != 0};                                                                                             \
+        const Gradients<T> grad{grad_out, grad_log_det, grad_value, grad_params};                                                                \
+        share(count, rows.unit<T>(), threads, [&](int64_t begin, int64_t end) { backward_rows<T>(map, rows, value, params, grad, begin, end); }); \
+    }
+#define EXPORT(NAME, MAP, ...) EXPORT_AS(NAME, float, float32, MAP, __VA_ARGS__) EXPORT_AS(NAME, double, float64, MAP, __VA_ARGS__)

@@ -208,19 +208,4 @@ template <class T> Spline<T> spline_of(int bins, int ends, int inverse, double l
 
 }  // namespace
 
-#define EXPORT(T, NAME)                                                                                                                            \
-    extern "C" void rational_quadratic_##NAME(const T* value, const T* params, T* out, T* slope, int64_t count, int threads, int bins, double low, \
-                                              double high, int ends, int inverse, double unit) {                                                   \
-        const auto map = spline_of<T>(bins, ends, inverse, low, high, unit);                                                                       \
-        share(count, LANES<T>, threads, [=](int64_t begin, int64_t end) { run<T>(map, value, params, out, slope, begin, end); });                       \
-    }                                                                                                                                              \
-    extern "C" void rational_quadratic_backward_##NAME(const T* grad_out, const T* grad_slope, const T* value, const T* params, T* grad_value,      \
-                                                       T* grad_params, int64_t count, int threads, int bins, double low, double high, int ends,    \
-                                                       int inverse, double unit) {                                                                 \
-        const auto map = spline_of<T>(bins, ends, inverse, low, high, unit);                                                                       \
-        share(count, LANES<T>, threads,                                                                                                            \
-              [=](int64_t begin, int64_t end) { run_backward<T>(map, grad_out, grad_slope, value, params, grad_value, grad_params, begin, end); });     \
-    }
-
-EXPORT(float, float32)
-EXPORT(double, float64)
+EXPORT(rational_quadratic_spline, spline_of<T>(bins, ends, inverse, low, high, unit), int bins, double low, double high, int ends, double unit)

@@ -8,7 +8,7 @@
 
 namespace {
 
-template <class T> struct Affine {
+template <class T> struct BoundedAffine {
     typedef Vec<T> V;
     T bound;
     bool inverse;
@@ -38,17 +38,4 @@ template <class T> struct Affine {
 
 }  // namespace
 
-#define EXPORT(T, NAME)                                                                                                                            \
-    extern "C" void affine_##NAME(const T* value, const T* params, T* out, T* slope, int64_t count, int threads, double bound, int inverse) {      \
-        const Affine<T> map{T(bound), inverse != 0};                                                                                               \
-        share(count, LANES<T>, threads, [=](int64_t begin, int64_t end) { run<T>(map, value, params, out, slope, begin, end); });                   \
-    }                                                                                                                                              \
-    extern "C" void affine_backward_##NAME(const T* grad_out, const T* grad_slope, const T* value, const T* params, T* grad_value, T* grad_params,  \
-                                           int64_t count, int threads, double bound, int inverse) {                                                \
-        const Affine<T> map{T(bound), inverse != 0};                                                                                               \
-        share(count, LANES<T>, threads,                                                                                                            \
-              [=](int64_t begin, int64_t end) { run_backward<T>(map, grad_out, grad_slope, value, params, grad_value, grad_params, begin, end); }); \
-    }
-
-EXPORT(float, float32)
-EXPORT(double, float64)
+EXPORT(bounded_affine, (BoundedAffine<T>{T(bound), inverse != 0}), double bound)

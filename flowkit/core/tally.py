@@ -1,0 +1,30 @@
+"""What the scalar maps' ops return beside the mapped values: the log-slopes, added up over an event."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BASES = ("none", "normal")
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def tally(out: Tensor, log_slope: Tensor, event_dims: int, base: str) -> tuple[Tensor, Tensor]:
+    """Mapped values as they are, and the sum of the log-slopes over the last ``event_dims`` axes, in float32 at least.
+
+    Args:
+        out: (*B, *event); log_slope: (*B, *event).
+        event_dims: number of axes of an event; 0 leaves the log-slopes as they are.
+        base: "normal" adds log N(out; 0, I), so that the sum is the log-density of a standard normal under the map; "none" adds nothing.
+
+    Returns:
+        out, and (*B).
+    """
+    if base == "normal":
+        log_slope = log_slope - 0.5 * out.square() - HALF_LOG_2PI
+    dtype = torch.promote_types(log_slope.dtype, torch.float32)
+    if event_dims == 0:
+        return out, log_slope.to(dtype)
+    return out, log_slope.sum(dim=tuple(range(-event_dims, 0)), dtype=dtype)

@@ -1,0 +1,3 @@
+#include "threads.h"
+
+extern "C" void use_openmp(void* parallel) { openmp = reinterpret_cast<Parallel>(parallel); }
