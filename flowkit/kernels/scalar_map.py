@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.tally import tally
+from flowkit.kernels._shortcut import with_shortcut
 from flowkit.kernels.op import Fused, Op
 
 Pair = tuple[Tensor, Tensor]
@@ -126,7 +127,7 @@ def _operators(name: str, constants: str, reference: Callable[..., Pair], device
 
     operator.register_autograd(differentiate, setup_context=keep(2))
     back.register_autograd(differentiate_twice, setup_context=keep(4))
-    return operator
+    return with_shortcut(operator, back, forward, backward)
 
 
 def _register(name: str, schema: str, kernels: dict[str, Callable[..., Pair]], count: int, fake: Callable[..., Pair]) -> Any:

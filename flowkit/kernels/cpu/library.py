@@ -32,6 +32,7 @@ GRAIN = 300_000  # entries of the largest tensor for each thread: with fewer, st
 _IMPORTED_IN = os.getpid()
 _LOCK = threading.Lock()
 _FOUND: list[tuple[ctypes.CDLL | None, str]] = []
+_FUNCTIONS: dict[tuple[str, torch.dtype], Any] = {}
 _LOG = logging.getLogger(__name__)
 
 
@@ -93,13 +94,21 @@ def call(name: str, tensors: tuple[Tensor, ...], sizes: tuple[int, ...], work: i
         work: entries of the largest tensor; it decides on the number of threads.
         constants: the arguments after the number of threads.
     """
+    function = _FUNCTIONS.get((name, tensors[0].dtype)) or _function(name, tensors, sizes, constants)
+    function(*(tensor.data_ptr() for tensor in tensors), *sizes, _threads(work), *constants)
+
+
+def _function(name: str, tensors: tuple[Tensor, ...], sizes: tuple[int, ...], constants: tuple[int | float, ...]) -> Any:
+    """The function for these tensors, with its types declared once: that makes a call cheap."""
     library, reason = _library()
     if library is None:
         raise RuntimeError(f"flowkit.kernels: {reason}")
-    given: list[Any] = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    given += [*(ctypes.c_int64(size) for size in sizes), ctypes.c_int(_threads(work))]
-    given += [ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int(value) for value in constants]
-    getattr(library, f"{name}_{str(tensors[0].dtype).removeprefix('torch.')}")(*given)
+    dtype = tensors[0].dtype
+    function = getattr(library, f"{name}_{str(dtype).removeprefix('torch.')}")
+    numbers = [ctypes.c_double if isinstance(value, float) else ctypes.c_int for value in constants]
+    function.argtypes = [ctypes.c_void_p] * len(tensors) + [ctypes.c_int64] * len(sizes) + [ctypes.c_int, *numbers]
+    function.restype = None
+    return _FUNCTIONS.setdefault((name, dtype), function)
 
 
 def _threads(work: int) -> int:

@@ -32,9 +32,7 @@ class CpuScalarMap:
         self._run(self.symbol, (value, params, out, log_det), log_det.numel(), inverse, constants)
         return out, log_det
 
-    def backward(
-        self, inverse: bool, grad_out: Tensor, grad_log_det: Tensor, value: Tensor, params: Tensor, *constants: Any
-    ) -> tuple[Tensor, Tensor]:
+    def backward(self, inverse: bool, grad_out: Tensor, grad_log_det: Tensor, value: Tensor, params: Tensor, *constants: Any) -> tuple[Tensor, Tensor]:
         grad_value, grad_params = torch.empty_like(value), torch.empty_like(params)
         if value.numel():
             self._run(f"{self.symbol}_backward", (grad_out, grad_log_det, value, params, grad_value, grad_params), grad_log_det.numel(), inverse, constants)
