@@ -15,7 +15,7 @@ import torch
 import flowkit  # noqa: F401  fills the registries
 from flowkit.core.errors import ConfigError
 from flowkit.kernels import OPS, KernelError, use
-from flowkit.kernels.cpu import library
+from flowkit.kernels.cpu import compiler, library
 from flowkit.testing import check_op  # noqa: F401  fills the suite
 from flowkit.testing._suites import OP
 
@@ -85,7 +85,7 @@ def test_forced_kernel_under_transforms() -> None:
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The reference serves, with one line in the log; asked for, the kernel says what is missing."""
     monkeypatch.setattr(library, "_FOUND", [])
-    monkeypatch.setattr(library, "COMPILERS", ("no_such_compiler",))
+    monkeypatch.setattr(compiler, "COMPILERS", ("no_such_compiler",))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path))
     with caplog.at_level(logging.WARNING):
@@ -100,7 +100,7 @@ def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing half made is left behind, and the error names the compiler's own words."""
     monkeypatch.setattr(library, "_FOUND", [])
-    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "--no-such-flag"))
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "--no-such-flag"))
     monkeypatch.setenv("FLOWKIT_CACHE", str(tmp_path))
     assert "no-such-flag" in str(library.unavailable())
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".so", ".part")]

@@ -1,19 +1,14 @@
-"""The C++ sources of this folder as one shared library: compiled at first use, loaded once in a process.
+"""The C++ sources of this folder as one shared library: carried by the wheel or compiled at first use, loaded once in a process.
 
-The library lies in ``$FLOWKIT_CACHE/kernels`` (else ``~/.cache/flowkit/kernels``) under a name made of the sources, the compiler
-and the processor, so an update of any of them compiles anew. One process compiles, others wait for it.
+Compiled here it lies in ``$FLOWKIT_CACHE/kernels`` (else ``~/.cache/flowkit/kernels``) under a name made of the sources, the
+compiler and the processor, so an update of any of them compiles anew. One process compiles, others wait for it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,20 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FOLDER = Path(__file__).parent
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-pthread")
-COMPILERS = ("g++", "c++", "clang++")
-TIME_LIMIT = 120.0  # seconds for compiling, and for waiting until another process has
+from flowkit.kernels.cpu import compiler
+from flowkit.kernels.cpu.compiler import CompilerError
+
+TIME_LIMIT = 120.0  # seconds to wait until another process has compiled
 GRAIN = 300_000  # entries of the largest tensor for each thread: with fewer, starting it costs more than it saves
 _IMPORTED_IN = os.getpid()
 _LOCK = threading.Lock()
 _FOUND: list[tuple[ctypes.CDLL | None, str]] = []
 _FUNCTIONS: dict[tuple[str, torch.dtype], Any] = {}
 _LOG = logging.getLogger(__name__)
-
-
-class _Unavailable(Exception):
-    """Why there is no library."""
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -51,7 +42,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(path))
         library.use_openmp(ctypes.cast(_openmp(), ctypes.c_void_p))
         return library, str(path)
-    except (_Unavailable, OSError) as error:
+    except (CompilerError, OSError) as error:
         _LOG.warning("flowkit.kernels: plain torch serves in place of the CPU kernels: %s", error)
         return None, str(error)
 
@@ -117,71 +108,24 @@ def _threads(work: int) -> int:
 
 
 def _path() -> Path:
-    compiler = _compiler()
-    key = hashlib.sha256(" ".join([*FLAGS, *_target(), compiler, _version(compiler), _processor()]).encode())
-    for source in _sources():
-        key.update(source.name.encode() + source.read_bytes())
+    """Where the library lies, once it is compiled."""
+    found = compiler.carried()
+    if found is not None:
+        return found
+    name = compiler.find()
+    about = compiler.processor()
+    key = compiler.digest(*compiler.native(), name, compiler.version(name), compiler.machine(), *(about[part] for part in sorted(about)))
     folder = Path(os.environ.get("FLOWKIT_CACHE") or Path.home() / ".cache" / "flowkit").expanduser() / "kernels"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and folder.stat().st_uid not in (os.getuid(), 0):
-        raise _Unavailable(f"{folder} belongs to another user. Point $FLOWKIT_CACHE at a folder of your own")
-    return folder / f"flowkit_{key.hexdigest()[:24]}.so"
-
-
-def _sources() -> list[Path]:
-    return sorted(path for path in FOLDER.iterdir() if path.suffix in (".cpp", ".h"))
-
-
-def _compiler() -> str:
-    if os.name != "posix":
-        raise _Unavailable(f"they are not built on {platform.system()}")
-    for name in (os.environ.get("CXX"), *COMPILERS):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
-    raise _Unavailable(f"no C++ compiler ({', '.join(COMPILERS)}) is installed")
-
-
-def _version(compiler: str) -> str:
-    return _run([compiler, "--version"], 10.0)
-
-
-def _processor() -> str:
-    """The processor's kind and instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    wanted = ("flags", "Features", "model name", "CPU part")
-    return platform.machine() + "".join(next((line for line in lines if line.startswith(word)), "") for word in wanted)
-
-
-def _target() -> tuple[str, ...]:
-    return ("-march=native",) if platform.machine().lower() in ("x86_64", "amd64", "i686") else ("-mcpu=native",)
+        raise CompilerError(f"{folder} belongs to another user. Point $FLOWKIT_CACHE at a folder of your own")
+    return folder / f"flowkit_{key}.so"
 
 
 def _compile(path: Path) -> None:
-    """Compile into a temporary file beside the target and rename it, so that nobody sees half of it."""
     start = time.monotonic()
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        sources = [str(source) for source in _sources() if source.suffix == ".cpp"]
-        _run([_compiler(), *FLAGS, *_target(), "-o", name, *sources], TIME_LIMIT)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    compiler.build(path, *compiler.native())
     _LOG.info("flowkit.kernels: compiled %s in %.1f s", path, time.monotonic() - start)
-
-
-def _run(command: list[str], limit: float) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        raise _Unavailable(f"{command[0]} took more than {limit:.0f} s") from None
-    if done.returncode != 0:
-        raise _Unavailable(f"{command[0]} failed: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout
 
 
 @contextmanager
@@ -197,6 +141,6 @@ def _locked(path: Path) -> Iterator[None]:
                 break
             except OSError:
                 if time.monotonic() > deadline:
-                    raise _Unavailable(f"another process has held {path} for {TIME_LIMIT:.0f} s") from None
+                    raise CompilerError(f"another process has held {path} for {TIME_LIMIT:.0f} s") from None
                 time.sleep(0.05)
         yield
