@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #define VECTOR_BYTES 64
@@ -67,42 +68,74 @@ template <class T> struct Transpose<T, 1> {
     static inline void run(Vec<T>*) {}
 };
 
+#if defined(__has_builtin) && !defined(__clang__) && VECTOR_BYTES >= 32
+#if __has_builtin(__builtin_shufflevector)
+#define HAS_HALF_BLOCKS
+#include "half_blocks.h"
+#endif
+#endif
+
+// A block of LANES rows of `count` numbers, from column `first` on: into columns, and back.
+template <class T> inline void block_of(const T* rows, int count, int first, Vec<T>* columns) {
+    constexpr int L = LANES<T>;
+    Vec<T> block[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i++) block[i] = load<T>(rows + i * count + first);
+    Transpose<T>::run(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i++) columns[first + i] = block[i];
+}
+template <class T> inline void block_back(const Vec<T>* columns, int count, int first, T* rows) {
+    constexpr int L = LANES<T>;
+    Vec<T> block[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i++) block[i] = columns[first + i];
+    Transpose<T>::run(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i++) store<T>(rows + i * count + first, block[i]);
+}
+
+// Covers `count` columns with blocks; the last may overlap the one before, so nothing beyond a row is touched. Rows too short for
+// a block are left to `single`.
+template <class T, class Whole, class Half, class Single> inline void in_blocks(int count, const Whole& whole, const Half& half, const Single& single) {
+    constexpr int L = LANES<T>, H = L / 2;
+    int j = 0;
+    for (; count - j >= L; j += L) whole(j);
+    if (j == count) return;
+#ifdef HAS_HALF_BLOCKS
+    if (count - j <= H && count >= H) return half(count - H);
+    if (count < L && count > H) return half(0), half(count - H);
+#endif
+    if (count < L) return single();
+    whole(count - L);
+}
+
 // LANES rows of `count` numbers each -> columns[j] holds the j-th number of every row.
 template <class T> inline void columns_of(const T* rows, int count, Vec<T>* columns) {
-    constexpr int L = LANES<T>;
-    if (count < L) {
+    const auto single = [&] {
         T* out = reinterpret_cast<T*>(columns);
-        for (int i = 0; i < L; i++)
-            for (int j = 0; j < count; j++) out[j * L + i] = rows[i * count + j];
-        return;
-    }
-    for (int j = 0; j < count; j += L) {
-        const int first = j + L <= count ? j : count - L;  // the last block overlaps the one before: nothing beyond a row is read
-        Vec<T> block[L];
-#pragma GCC unroll 16
-        for (int i = 0; i < L; i++) block[i] = load<T>(rows + i * count + first);
-        Transpose<T>::run(block);
-#pragma GCC unroll 16
-        for (int i = 0; i < L; i++) columns[first + i] = block[i];
-    }
+        for (int i = 0; i < LANES<T>; i++)
+            for (int j = 0; j < count; j++) out[j * LANES<T> + i] = rows[i * count + j];
+    };
+    const auto half = [&](int first) {
+#ifdef HAS_HALF_BLOCKS
+        half_block_of<T>(rows, count, first, columns);
+#endif
+    };
+    in_blocks<T>(count, [&](int first) { block_of<T>(rows, count, first, columns); }, half, single);
 }
 
 // The way back.
 template <class T> inline void rows_of(const Vec<T>* columns, int count, T* rows) {
-    constexpr int L = LANES<T>;
-    if (count < L) {
+    const auto single = [&] {
         const T* in = reinterpret_cast<const T*>(columns);
-        for (int i = 0; i < L; i++)
-            for (int j = 0; j < count; j++) rows[i * count + j] = in[j * L + i];
-        return;
-    }
-    for (int j = 0; j < count; j += L) {
-        const int first = j + L <= count ? j : count - L;
-        Vec<T> block[L];
-#pragma GCC unroll 16
-        for (int i = 0; i < L; i++) block[i] = columns[first + i];
-        Transpose<T>::run(block);
-#pragma GCC unroll 16
-        for (int i = 0; i < L; i++) store<T>(rows + i * count + first, block[i]);
-    }
+        for (int i = 0; i < LANES<T>; i++)
+            for (int j = 0; j < count; j++) rows[i * count + j] = in[j * LANES<T> + i];
+    };
+    const auto half = [&](int first) {
+#ifdef HAS_HALF_BLOCKS
+        half_block_back<T>(columns, count, first, rows);
+#endif
+    };
+    in_blocks<T>(count, [&](int first) { block_back<T>(columns, count, first, rows); }, half, single);
 }
