@@ -51,6 +51,10 @@ class UnivariateUse:
         return min(_effective(column[column >= 0], self.bins) for pieces in self._pieces for column in pieces.unbind(-1))
 
 
+# the calls of a univariate, and whether they go back
+CALLS = {"transform": False, "transform_event": False, "untransform": True, "untransform_event": True}
+
+
 def _effective(pieces: Tensor, bins: int) -> float:
     """exp of the entropy of how often each bin is met."""
     if not len(pieces):
@@ -65,12 +69,12 @@ def univariate_use(layer: nn.Module) -> Iterator[UnivariateUse]:
     use = UnivariateUse()
     watched = [module for module in layer.modules() if isinstance(module, Univariate)]
 
-    inner: list[bool] = []  # not empty inside a call: an inverse by root finding calls transform many times
+    inner: list[bool] = []  # not empty inside a call: one calls another, an inverse by root finding many times
 
-    def watch(univariate: Univariate, call: Any, back: bool, value: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    def watch(univariate: Univariate, call: Any, back: bool, value: Tensor, params: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
         inner.append(True)
         try:
-            out = call(value, params)
+            out = call(value, params, *more)
         finally:
             inner.pop()
         if not inner:
@@ -78,10 +82,11 @@ def univariate_use(layer: nn.Module) -> Iterator[UnivariateUse]:
         return out
 
     for module in watched:
-        module.transform = functools.partial(watch, module, module.transform, False)  # type: ignore[method-assign]
-        module.untransform = functools.partial(watch, module, module.untransform, True)  # type: ignore[method-assign]
+        for name, back in CALLS.items():
+            setattr(module, name, functools.partial(watch, module, getattr(module, name), back))
     try:
         yield use
     finally:
         for module in watched:
-            del module.transform, module.untransform
+            for name in CALLS:
+                delattr(module, name)

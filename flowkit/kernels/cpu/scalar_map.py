@@ -26,6 +26,7 @@ class CpuScalarMap:
     encode: Callable[..., tuple[int | float, ...]]
 
     def forward(self, inverse: bool, value: Tensor, params: Tensor, *constants: Any) -> tuple[Tensor, Tensor]:
+        """(out, log_det)."""
         out, log_det = torch.empty_like(value), value.new_empty(value.shape[: value.dim() - constants[-2]])
         if value.numel() == 0:
             return out, log_det.zero_()  # the sum over an empty event
@@ -33,6 +34,7 @@ class CpuScalarMap:
         return out, log_det
 
     def backward(self, inverse: bool, grad_out: Tensor, grad_log_det: Tensor, value: Tensor, params: Tensor, *constants: Any) -> tuple[Tensor, Tensor]:
+        """Cotangents of value and params."""
         grad_value, grad_params = torch.empty_like(value), torch.empty_like(params)
         if value.numel():
             self._run(f"{self.symbol}_backward", (grad_out, grad_log_det, value, params, grad_value, grad_params), grad_log_det.numel(), inverse, constants)
@@ -44,4 +46,5 @@ class CpuScalarMap:
         library.call(symbol, tensors, (rows, value.numel() // rows), params.numel(), normal, int(inverse), *self.encode(*constants[:-2]))
 
     def fused(self, call: Callable[..., Any]) -> Fused:
+        """How the dispatch sees the operator that these kernels serve."""
         return Fused(call, library.unavailable, library.describe)
