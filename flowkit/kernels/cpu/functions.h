@@ -15,6 +15,7 @@ template <> struct Number<float> {
     static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.42860677e-6f;  // the first has trailing zeros: n * ln2_high is exact
     static constexpr float lowest = -87.0f;
+    static constexpr float nothing = -104.0f, beyond = 89.0f;  // where exp is 0, and infinite
     static constexpr int mantissa = 23, bias = 127;
     static constexpr int32_t root_half = 0x3f3504f3;
     static constexpr float linear = 20.0f;
@@ -27,6 +28,7 @@ template <> struct Number<double> {
     static constexpr double magic = 6755399441055744.0;
     static constexpr double ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
     static constexpr double lowest = -708.0;
+    static constexpr double nothing = -746.0, beyond = 710.0;
     static constexpr int mantissa = 52, bias = 1023;
     static constexpr int64_t root_half = 0x3fe6a09e667f3bcd;
     static constexpr double linear = 20.0;
@@ -60,6 +62,23 @@ template <class T> inline Vec<T> exponential(Vec<T> x) {
     return scalef(p, n);
 #else
     return p * (Vec<T>)(((Bits<T>)shifted - (Bits<T>)all<T>(N::magic) + N::bias) << N::mantissa);
+#endif
+}
+
+// The same for any argument: infinite above the range of the type; below it subnormal, then 0.
+template <class T> inline Vec<T> unlimited_exponential(Vec<T> x) {
+    typedef Number<T> N;
+    x = x < N::nothing ? all<T>(N::nothing) : x;
+    x = x > N::beyond ? all<T>(N::beyond) : x;
+    const Vec<T> shifted = x * T(1.4426950408889634074) + N::magic, n = shifted - N::magic;
+    const Vec<T> r = (x - n * N::ln2_high) - n * N::ln2_low;
+    const Vec<T> p = (polynomial(N::exp, r) * r + T(1)) * r + T(1);
+#ifdef HAS_SCALEF
+    return scalef(p, n);
+#else
+    // in two steps: 2^n itself may not be a number of the type
+    const Bits<T> whole = (Bits<T>)shifted - (Bits<T>)all<T>(N::magic), half = whole >> 1;
+    return p * (Vec<T>)((half + N::bias) << N::mantissa) * (Vec<T>)((whole - half + N::bias) << N::mantissa);
 #endif
 }
 

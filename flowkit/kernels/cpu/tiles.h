@@ -23,12 +23,21 @@ struct Rows {
     }
 };
 
+typedef double Doubles __attribute__((vector_size(32)));
+
+template <class T> inline Doubles four(const T* from) {
+    typedef T Four __attribute__((vector_size(4 * sizeof(T))));
+    Four v;
+    std::memcpy(&v, from, sizeof v);
+    return __builtin_convertvector(v, Doubles);
+}
+
 // Adds up what the tiles yield, row after row.
 template <class T> struct RowSums {
     const int64_t length;
     T* next;
     int64_t left;
-    double sum = 0;
+    Doubles sums = {};
 
     RowSums(int64_t length, T* first) : length(length), next(first), left(length) {}
 
@@ -41,10 +50,11 @@ template <class T> struct RowSums {
         for (int64_t i = 0; i < count;) {
             const int64_t stop = left < count - i ? i + left : count;
             left -= stop - i;
-            for (; i < stop; i++) sum += terms[i];
+            for (; i + 4 <= stop; i += 4) sums += four(terms + i);
+            for (; i < stop; i++) sums[0] += terms[i];
             if (left) return;
-            *next++ = T(sum);
-            sum = 0, left = length;
+            *next++ = T((sums[0] + sums[1]) + (sums[2] + sums[3]));
+            sums = Doubles{}, left = length;
         }
     }
 };

@@ -12,6 +12,8 @@
 #define VECTOR_BYTES 16
 #endif
 
+#define INLINE inline __attribute__((always_inline))
+
 template <class T> struct Lane;
 template <> struct Lane<float> {
     typedef int32_t integer;
