@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowkit.kernels.bins import MIN_HEIGHT, MIN_WIDTH, Axis, Bin, bin_of, pick, scaled
+from flowkit.kernels.bins import MIN_HEIGHT, MIN_WIDTH, Axis, Bin, bin_of, pick, scaled, shares
 from flowkit.kernels.rational_quadratic import root
 
 MIN_END = 1e-3  # smallest slope at a free end, in units of the largest, 3 s
@@ -122,14 +122,14 @@ def _bin(value: Tensor, widths: Tensor, heights: Tensor, ends: Ends, low: float,
 
 def bins(widths: Tensor, heights: Tensor, ends: Ends, low: float, high: float) -> tuple[Axis, Axis]:
     """The bins along both axes; next to a linear end, a bin's mean slope is above 1/3."""
-    width = torch.softmax(widths, dim=-1)
+    width = shares(widths)
     if ends.linear is False:
-        height = torch.softmax(heights, dim=-1)
+        height = shares(heights)
     else:
         first_and_last = torch.arange(widths.shape[-1], device=widths.device) % (widths.shape[-1] - 1) == 0
         lifted = (first_and_last & (ends.linear.unsqueeze(-1) if isinstance(ends.linear, Tensor) else ends.linear)).to(heights.dtype)
         given = width * lifted / 3
-        height = given + (1 - given.sum(-1, keepdim=True)) * torch.softmax(heights + LOG_TWO_THIRDS * lifted, dim=-1)
+        height = given + (1 - given.sum(-1, keepdim=True)) * shares(heights + LOG_TWO_THIRDS * lifted)
     return scaled(width, low, high, MIN_WIDTH), scaled(height, low, high, MIN_HEIGHT)
 
 

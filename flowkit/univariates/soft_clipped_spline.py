@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import UNIVARIATES
-from flowkit.kernels.bins import Axis, placed
+from flowkit.kernels.bins import Axis, placed, shares
 from flowkit.kernels.rational_quadratic import inverse_spline_through, spline_through
 from flowkit.univariates._soft_clip import soft_clip
 from flowkit.univariates._spline import SplineUnivariate
@@ -46,8 +46,8 @@ class SoftClippedSpline(SplineUnivariate):
         self._limit = -math.log(slope)
 
     def _axes(self, params: Tensor) -> tuple[Axis, ...]:
-        shares = (torch.softmax(soft_clip(raw, self._limit / 2), dim=-1) for raw in self._split(params)[:2])
-        return tuple(placed((self.right - self.left) * share, self.left) for share in shares)
+        parts = (shares(soft_clip(raw, self._limit / 2)) for raw in self._split(params)[:2])
+        return tuple(placed((self.right - self.left) * share, self.left) for share in parts)
 
     def _slopes(self, params: Tensor) -> Tensor:
         return torch.exp(functional.pad(soft_clip(self._split(params)[2], self._limit), (1, 1)))
