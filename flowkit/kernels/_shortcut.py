@@ -6,7 +6,7 @@ operator gets it: the compiler, dispatch modes, tensor subclasses, transforms, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ Kernel = Callable[..., Pair]
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def with_shortcut(operator: Any, backward_operator: Any, forward: dict[str, Kernel], backward: dict[str, Kernel]) -> Callable[..., Pair]:
+def with_shortcut(operator: Any, backward_operator: Any, forward: Mapping[str, Kernel], backward: Mapping[str, Kernel]) -> Callable[..., Pair]:
     """``operator`` for (value, params, *constants), by its kernels where nothing has to see the operator.
 
     Args:

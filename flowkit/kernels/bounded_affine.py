@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flowkit.kernels.cpu.scalar_map import CpuScalarMap
+from flowkit.kernels.gpu import maps
 from flowkit.kernels.scalar_map import scalar_ops
 
 MOST_BOUND = 80.0  # the kernel's exp stops at exp(+-87) in float32
@@ -47,6 +48,7 @@ bounded_affine, inverse_bounded_affine = scalar_ops(
     "float bound, ",
     (forward, inverse),
     cpu=CpuScalarMap("bounded_affine", lambda bound: (float(bound),)),
+    gpu=maps.BOUNDED_AFFINE,
     count=lambda bound: 2,
     limits=_limits,
     examples=_examples,

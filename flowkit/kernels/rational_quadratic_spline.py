@@ -6,24 +6,15 @@ outside), K for ``circular`` ends (both are the first), K + 1 for ``bounded`` on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from flowkit.kernels.cpu.scalar_map import CpuScalarMap
+from flowkit.kernels.gpu import maps
 from flowkit.kernels.rational_quadratic import UNIT_SLOPE, inverse_spline, spline
 from flowkit.kernels.scalar_map import scalar_ops
-
-ENDS = ("linear", "bounded", "circular")  # in the order of the enumeration in rational_quadratic_spline.cpp
-MOST_BINS = 64  # as there
-
-
-def slope_count(bins: int, ends: str) -> int:
-    """How many raw slopes there are."""
-    return {"linear": bins - 1, "circular": bins}.get(ends, bins + 1)
+from flowkit.kernels.spline_ends import SCHEMA, at_knots, encode, examples, knot_count, limits, with_ends
 
 
 def forward(value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
@@ -37,42 +28,25 @@ def inverse(value: Tensor, params: Tensor, bins: int, low: float, high: float, e
 
 
 def _with_ends(inside: Any, value: Tensor, params: Tensor, bins: int, low: float, high: float, ends: str) -> tuple[Tensor, Tensor]:
-    widths, heights, slopes = params.split([bins, bins, slope_count(bins, ends)], dim=-1)
-    if ends == "linear":
-        slopes = functional.pad(slopes, (1, 1), value=UNIT_SLOPE)
-    elif ends == "circular":
-        slopes = torch.cat([slopes, slopes[..., :1]], dim=-1)
-    # the argument is clamped before the formula, so nothing outside reaches a gradient
-    out, log_slope = inside(value.clamp(low, high), widths, heights, slopes, low, high)
-    if ends != "linear":
-        return out, log_slope
-    within = (value >= low) & (value <= high)
-    return torch.where(within, out, value), torch.where(within, log_slope, torch.zeros_like(log_slope))
+    widths, heights, slopes = params.split([bins, bins, knot_count(bins, ends)], dim=-1)
+    return with_ends(lambda held: inside(held, widths, heights, at_knots(slopes, ends, UNIT_SLOPE), low, high), value, low, high, ends)
 
 
 def _encode(bins: int, low: float, high: float, ends: str) -> tuple[int | float, ...]:
-    return bins, float(low), float(high), ENDS.index(ends), UNIT_SLOPE
+    return *encode(bins, low, high, ends), UNIT_SLOPE
 
 
-def _limits(bins: int, low: float, high: float, ends: str) -> str | None:
-    return None if bins <= MOST_BINS else f"{bins} bins are more than {MOST_BINS}"
-
-
-def _examples(rows: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    generator = torch.Generator().manual_seed(0)
-    for label, bins, low, high, ends in (("k8", 8, -3.0, 3.0, "linear"), ("k5_bounded", 5, 0.0, 1.0, "bounded"), ("k3_circular", 3, -2.0, 2.0, "circular")):
-        share = torch.rand(rows, 3, generator=generator, dtype=torch.float64)
-        beyond = 0.3 * (high - low) if ends == "linear" else 0.0
-        params = torch.randn(rows, 3, 2 * bins + slope_count(bins, ends), generator=generator, dtype=torch.float64)
-        yield label, (low - beyond + (high - low + 2 * beyond) * share, params, bins, low, high, ends)
+def _count(bins: int, low: float, high: float, ends: str) -> int:
+    return 2 * bins + knot_count(bins, ends)
 
 
 rational_quadratic_spline, inverse_rational_quadratic_spline = scalar_ops(
     "rational_quadratic_spline",
-    "int bins, float low, float high, str ends, ",
+    SCHEMA,
     (forward, inverse),
     cpu=CpuScalarMap("rational_quadratic_spline", _encode),
-    count=lambda bins, low, high, ends: 2 * bins + slope_count(bins, ends),
-    limits=_limits,
-    examples=_examples,
+    gpu=maps.RATIONAL_QUADRATIC_SPLINE,
+    count=_count,
+    limits=limits,
+    examples=examples(_count),
 )

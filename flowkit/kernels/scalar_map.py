@@ -9,7 +9,7 @@ The constants of a map are followed by ``event_dims`` and ``base``, as in ``tall
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -130,7 +130,7 @@ def _operators(name: str, constants: str, reference: Callable[..., Pair], device
     return with_shortcut(operator, back, forward, backward)
 
 
-def _register(name: str, schema: str, kernels: dict[str, Callable[..., Pair]], count: int, fake: Callable[..., Pair]) -> Any:
+def _register(name: str, schema: str, kernels: Mapping[str, Callable[..., Pair]], count: int, fake: Callable[..., Pair]) -> Any:
     """An operator of ``count`` tensors and some constants."""
 
     def contiguous(kernel: Callable[..., Pair]) -> Callable[..., Pair]:

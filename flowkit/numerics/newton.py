@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowkit.numerics.loops import may_branch
+from flowkit.core.loops import may_branch
 
 HALVINGS = 40  # of a step, before a row counts as stuck; fewer where the search cannot stop early
 

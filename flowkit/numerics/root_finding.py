@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flowkit.numerics.loops import repeat_until_done
+from flowkit.core.loops import repeat_until_done
 
 
 def solve_increasing(

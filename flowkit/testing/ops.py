@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from flowkit.testing._suites import OP
 SIZES = (0, 1, 7, 63, 100, 128)
 EXACT, EXACT_GRADIENT = 1e-12, 1e-11  # float64, relative to the largest entry
 OWN_ERROR = 2.0  # times the error of the reference in float32
+DRAWS = 40
 FLOOR = 3e-7  # a few roundings of the largest entry, which any order of float32 operations may cost
 
 
@@ -52,7 +54,7 @@ def results(call: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
     tensors = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     out = call(*tensors, *constants)
     weights = [torch.cos(torch.arange(part.numel(), dtype=torch.float64)).reshape(part.shape).to(part.dtype) for part in out]
-    return [part.detach() for part in out] + list(torch.autograd.grad(out, tensors, weights))
+    return [part.detach() for part in out] + list(torch.autograd.grad(out, tensors, weights, materialize_grads=True))
 
 
 def cast(args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
@@ -63,9 +65,25 @@ def examples(op: Op, rows: int = 6) -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield from op.examples(rows)
 
 
+def shared(op: Op) -> dict[str, list[bool]]:
+    """For each example, which of its tensors all rows share: those whose shape does not depend on the number of rows."""
+    few, more = dict(examples(op, 2)), dict(examples(op, 3))
+    return {label: [a.shape == b.shape for a, b in zip(parts(few[label])[0], parts(more[label])[0], strict=True)] for label in few}
+
+
+def axes(alike: list[bool], axis: int) -> tuple[int | None, ...]:
+    """``in_dims`` that map the rows, at ``axis``, and leave what they share."""
+    return tuple(None if same_for_all else axis for same_for_all in alike)
+
+
 def worst(found: Tensor, true: Tensor) -> float:
     """Largest difference over the largest entry."""
     return float((found.double() - true.double()).abs().max() / true.double().abs().max().clamp(min=1e-300)) if true.numel() else 0.0
+
+
+def draws(found: Tensor) -> Sequence[Tensor]:
+    """The rows in equal parts; a tensor that has no rows as it is."""
+    return found.chunk(DRAWS) if found.dim() and len(found) == DRAWS * 200 else (found,)
 
 
 def same(who: str, found: Any, wanted: Any, tolerance: float = 0.0) -> None:
@@ -89,21 +107,25 @@ def _values(op: Op, case: Case) -> None:
             same(f"{label}, {rows} rows", found[:outputs], wanted[:outputs], EXACT)
             same(f"{label}, {rows} rows, gradients", found[outputs:], wanted[outputs:], EXACT_GRADIENT)
     for label, args in examples(op):
-        tensors, constants = parts(args)
-        single = (*(tensor[0, 0] for tensor in tensors), *constants)
+        (tensors, constants), alike = parts(args), shared(op)[label]
+        number = (0,) * (tensors[0].dim() if any(alike) else 2)
+        single = (*(tensor[..., :1] if same_for_all else tensor[number] for tensor, same_for_all in zip(tensors, alike, strict=True)), *constants)
         same(f"{label}, one number", op(*single), op.reference(*single), EXACT)
 
 
 @register(OP, applies=fused_here)
 def _float32_error(op: Op, case: Case) -> None:
-    """In float32 the kernel's error is at most twice the reference's own, both against the reference in float64."""
-    for label, args in examples(op, 8000):
+    """In float32 the kernel's error is at most twice the reference's own, both against the reference in float64.
+
+    Of the largest errors in each of many draws the median counts: near a steep end single ones are as large as chance has it.
+    """
+    for label, args in examples(op, DRAWS * 200):
         single = cast(args, torch.float32)
         true = results(op.reference, cast(single, torch.float64))
         with use("fused"):
             fused = results(op, single)
         for place, (mine, plain, right) in enumerate(zip(fused, results(op.reference, single), true, strict=True)):
-            error, own = worst(mine, right), worst(plain, right)
+            error, own = (statistics.median(map(worst, draws(found), draws(right))) for found in (mine, plain))
             expect(error <= OWN_ERROR * max(own, FLOOR), f"{label}, tensor {place}: error {error:.1e} where the reference has {own:.1e}")
 
 
@@ -144,7 +166,7 @@ def _not_a_number(op: Op, case: Case) -> None:
         tensors, constants = parts(args)
         for place in range(len(tensors)):
             broken = [tensor.clone() for tensor in tensors]
-            broken[place][3] = float("nan")
+            broken[place][(0 if shared(op)[label][place] else 3) :][:1] = float("nan")
             same(f"{label}, NaN in tensor {place}", op(*broken, *constants), op.reference(*broken, *constants), EXACT)
 
 
@@ -182,6 +204,7 @@ def _double_backward(op: Op, case: Case) -> None:
             inputs = [tensor.clone().requires_grad_() for tensor in tensors]
             out, total = call(*inputs, *constants), torch.zeros((), dtype=inputs[0].dtype)
             grads: list[Tensor] = []
+            inputs = [tensor for tensor in inputs if tensor.numel()]  # nothing depends on a tensor without entries
             for _ in range(3):
                 first = torch.autograd.grad([(0.1 * part).sin().sum() + total for part in out], inputs, create_graph=True)
                 total = torch.stack([(0.1 * part).sin().sum() for part in first]).sum()
@@ -202,14 +225,14 @@ def _transforms(op: Op, case: Case) -> None:
             def function(*given: Tensor, call: Callable[..., Any] = call, constants: tuple[Any, ...] = constants) -> Any:
                 return call(*given, *constants)
 
-            found.append(list(_transformed(function, tensors, directions)))
+            found.append(list(_transformed(function, tensors, directions, shared(op)[label])))
         for (name, mine), (_, other) in zip(*found, strict=True):
             same(f"{label}, {name}", mine, other, EXACT)
 
 
-def _transformed(function: Callable[..., Any], tensors: list[Tensor], directions: list[Tensor]) -> Iterator[tuple[str, Any]]:
+def _transformed(function: Callable[..., Any], tensors: list[Tensor], directions: list[Tensor], alike: list[bool]) -> Iterator[tuple[str, Any]]:
     places = tuple(range(len(tensors)))
-    rows = [tensor[:2] for tensor in tensors]
+    rows = [tensor if same_for_all else tensor[:2] for tensor, same_for_all in zip(tensors, alike, strict=True)]
 
     def total(*given: Tensor) -> Tensor:
         return sum((part.sin().sum() for part in function(*given)), torch.zeros((), dtype=given[0].dtype))
@@ -220,13 +243,19 @@ def _transformed(function: Callable[..., Any], tensors: list[Tensor], directions
         yield "dual level", [torch.autograd.forward_ad.unpack_dual(part).tangent for part in function(*duals)]
     for name, jacobian in (("jacfwd", torch.func.jacfwd), ("jacrev", torch.func.jacrev)):
         yield name, [part for pair in jacobian(function, argnums=places)(*rows) for part in pair]
-    yield "vmap", torch.func.vmap(function)(*tensors)
-    yield "vmap over axis 1", torch.func.vmap(function, in_dims=1)(*tensors)
-    yield "vmap(grad)", torch.func.vmap(torch.func.grad(total, argnums=places))(*tensors)
+    yield "vmap", torch.func.vmap(function, in_dims=axes(alike, 0))(*tensors)
+    if any(alike):  # an entry of an event is not an event for tensors that have its positions
+        pairs = [tensor if same_for_all else torch.stack([tensor, tensor.flip(0)], dim=1) for tensor, same_for_all in zip(tensors, alike, strict=True)]
+        yield "vmap over axis 1", torch.func.vmap(function, in_dims=axes(alike, 1))(*pairs)
+        sets = [torch.stack([tensor, tensor.flip(0)]) if same_for_all else tensor for tensor, same_for_all in zip(tensors, alike, strict=True)]
+        yield "vmap over what rows share", torch.func.vmap(function, in_dims=tuple(0 if same_for_all else None for same_for_all in alike))(*sets)
+    else:
+        yield "vmap over axis 1", torch.func.vmap(function, in_dims=1)(*tensors)
+    yield "vmap(grad)", torch.func.vmap(torch.func.grad(total, argnums=places), in_dims=axes(alike, 0))(*tensors)
     inputs = [tensor.clone().requires_grad_() for tensor in tensors]
     out = function(*inputs)
     seeds = [torch.stack([torch.ones_like(part), part.detach().cos()]) for part in out]
-    yield "batched gradients", torch.autograd.grad(out, inputs, seeds, is_grads_batched=True)
+    yield "batched gradients", torch.autograd.grad(out, [tensor for tensor in inputs if tensor.numel()], seeds, is_grads_batched=True)
 
 
 @register(OP, applies=fused_here)
@@ -249,6 +278,6 @@ def _compiled(op: Op, case: Case) -> None:
         compiled = torch.compile(lambda *given: op(*given), fullgraph=True, backend="aot_eager")
         same(label, results(compiled, args), results(op, args), EXACT)
         tensors, constants = parts(args)
-        mapped = torch.func.vmap(lambda *row, constants=constants: op(*row, *constants))
+        mapped = torch.func.vmap(lambda *row, constants=constants: op(*row, *constants), in_dims=axes(shared(op)[label], 0))
         compiled_vmap = torch.compile(lambda *given, mapped=mapped: mapped(*given), fullgraph=True, backend="aot_eager")
         same(f"{label}, vmap inside", compiled_vmap(*tensors), op(*args), EXACT)

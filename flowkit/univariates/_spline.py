@@ -13,9 +13,11 @@ from torch.nn import functional
 
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.shapes import plain_int
+from flowkit.core.tally import tally
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
 from flowkit.kernels.bins import MIN_WIDTH, Axis, knots
+from flowkit.kernels.op import Op
 
 Ends = Literal["linear", "bounded", "circular"]
 
@@ -167,3 +169,38 @@ class SplineUnivariate(Univariate):
         yield "k4_bounded", cls(4, (0.0, 1.0), ends="bounded")
         yield "k4_circular", cls(4, 3.14159, ends="circular")
         yield "k4_mixed", cls(4, 2.0, ends=["linear", "bounded", "circular"])
+
+
+class SplineOfOps(SplineUnivariate):
+    """A spline whose two directions are ops of (value, parameters, bins, low, high, ends); where kinds are mixed, with ``bounded`` ends.
+
+    Attributes:
+        ops: forward and inverse.
+    """
+
+    ops: ClassVar[tuple[Op, Op]]
+
+    def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return self._call(0, z, params, 0, "none")
+
+    def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return self._call(1, x, params, 0, "none")
+
+    def transform_event(self, z: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
+        return self._call(0, z, params, event_dims, base)
+
+    def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
+        return self._call(1, x, params, event_dims, base)
+
+    def _call(self, direction: int, value: Tensor, params: Tensor, event_dims: int, base: str) -> tuple[Tensor, Tensor]:
+        self._check(params)
+        op = self.ops[direction]
+        if self.kind != "mixed":
+            return op(value, params, self.bins, self.left, self.right, self.kind, event_dims, base)
+        inside = op(value.clamp(self.left, self.right), self._as_bounded(params), self.bins, self.left, self.right, "bounded", 0, "none")
+        return tally(*self._outside(value, *inside), event_dims, base)
+
+    def _as_bounded(self, params: Tensor) -> Tensor:
+        """Parameters of mixed ends with a number at every knot."""
+        *bins, knot_numbers = self._split(params)
+        return torch.cat([*bins, self._at_knots(knot_numbers)], dim=-1)

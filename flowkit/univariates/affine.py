@@ -14,6 +14,7 @@ from flowkit.core.shapes import positive_number
 from flowkit.core.tally import tally
 from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
+from flowkit.kernels.affine import affine, inverse_affine
 from flowkit.kernels.bounded_affine import bounded_affine, inverse_bounded_affine
 from flowkit.univariates._scale_maps import OFFSETS, SCALE_MAPS, start_raw
 
@@ -70,12 +71,16 @@ class Affine(Univariate):
     def transform_event(self, z: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
         if self.scale == "tanh":
             return bounded_affine(z, params, self.bound, event_dims, base)
+        if self.scale == "exp":
+            return affine(z, params, event_dims, base)
         shift, log_scale = self._split(params)
         return tally(z * torch.exp(log_scale) + shift, log_scale, event_dims, base)
 
     def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
         if self.scale == "tanh":
             return inverse_bounded_affine(x, params, self.bound, event_dims, base)
+        if self.scale == "exp":
+            return inverse_affine(x, params, event_dims, base)
         shift, log_scale = self._split(params)
         return tally((x - shift) * torch.exp(-log_scale), -log_scale, event_dims, base)
 

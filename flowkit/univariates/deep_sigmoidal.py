@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from flowkit.core.registry import UNIVARIATES
 from flowkit.core.shapes import positive, whole_number
+from flowkit.kernels.mixture_cdf import sigmoid_log_odds
 from flowkit.univariates._iterative import IterativeUnivariate
-from flowkit.univariates._mixtures import sigmoid_log_odds, spread
+from flowkit.univariates._mixtures import spread
 
 MIN_RATE = 1e-2  # smallest slope of a sigmoid
 UNIT_RATE = math.log(math.expm1(1.0 - MIN_RATE))  # raw parameter at which it is 1

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from flowkit.core.registry import UNIVARIATES
 from flowkit.kernels.bins import MIN_HEIGHT, Axis, knots, placed
-from flowkit.kernels.piecewise_linear import inverse_spline, spline
-from flowkit.univariates._spline import SplineUnivariate
+from flowkit.kernels.piecewise_linear_spline import inverse_piecewise_linear_spline, piecewise_linear_spline
+from flowkit.univariates._spline import SplineOfOps
 
 
 @UNIVARIATES.register("linear_spline")
-class LinearSpline(SplineUnivariate):
+class LinearSpline(SplineOfOps):
     """Monotone piecewise-linear spline: K bins of equal width on an interval, a density of K steps.
 
     Parameters per coordinate: K raw heights (softmax with a floor of 1e-3), whatever the ends. The interval goes onto itself
@@ -28,6 +28,7 @@ class LinearSpline(SplineUnivariate):
     """
 
     per_bin = 1
+    ops = (piecewise_linear_spline, inverse_piecewise_linear_spline)
 
     def _knot_parameters(self, kind: str) -> int:
         return 0
@@ -36,8 +37,5 @@ class LinearSpline(SplineUnivariate):
         width = (self.right - self.left) / self.bins
         return placed(torch.full_like(params, width), self.left), knots(params, self.left, self.right, MIN_HEIGHT)
 
-    def _inside(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        return spline(z, params, self.left, self.right)
-
-    def _inverse_inside(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        return inverse_spline(x, params, self.left, self.right)
+    def _as_bounded(self, params: Tensor) -> Tensor:
+        return params

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from flowkit.core.registry import UNIVARIATES
-from flowkit.numerics.activations import soft_bounded
+from flowkit.kernels.mixture_cdf import inverse_logistic_mixture_cdf, logistic_mixture_cdf
 from flowkit.univariates._iterative import IterativeUnivariate
-from flowkit.univariates._mixtures import component_count, sigmoid_log_odds, spread
+from flowkit.univariates._mixtures import component_count, spread
 
-LARGEST_LOG_SCALE = 3.0
 START = 0.3  # spread of the components' means at the start
 
 
@@ -36,16 +35,19 @@ class LogisticMixtureCDF(IterativeUnivariate):
         self.components = component_count(components, "LogisticMixtureCDF")
         self.parameter_count = 3 * self.components + 2
 
-    def _coefficients(self, params: Tensor) -> tuple[Tensor, ...]:
-        weights, means, scales, affine = params.split([self.components] * 3 + [2], dim=-1)
-        gain, shift = affine.unbind(-1)
-        log_rates = -soft_bounded(scales, LARGEST_LOG_SCALE)
-        return torch.log_softmax(weights, dim=-1), means, log_rates, soft_bounded(gain, LARGEST_LOG_SCALE), shift
+    def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return self.transform_event(z, params, 0)
 
-    def _evaluate(self, z: Tensor, *coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        log_weights, means, log_rates, log_gain, shift = coefficients
-        odds, log_slope = sigmoid_log_odds(log_weights, (z.unsqueeze(-1) - means) * torch.exp(log_rates), log_rates)
-        return odds * torch.exp(log_gain) + shift, log_slope + log_gain
+    def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return self.untransform_event(x, params, 0)
+
+    def transform_event(self, z: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
+        return logistic_mixture_cdf(z, self._checked(params), self.components, event_dims, base)
+
+    def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
+        z, log_det = inverse_logistic_mixture_cdf(x, self._checked(params), self.components, event_dims, base)
+        self._judge(torch.isfinite(z) | ~torch.isfinite(x), params)
+        return z, log_det
 
     def initial_parameters(self) -> Tensor:
         means = START * spread(self.components)

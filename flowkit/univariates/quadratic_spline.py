@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from flowkit.core.registry import UNIVARIATES
-from flowkit.kernels.piecewise_quadratic import GIVEN, inverse_spline, spline
-from flowkit.univariates._spline import SplineUnivariate
+from flowkit.kernels.piecewise_quadratic import GIVEN
+from flowkit.kernels.piecewise_quadratic_spline import inverse_piecewise_quadratic_spline, piecewise_quadratic_spline
+from flowkit.univariates._spline import SplineOfOps
 
 
 @UNIVARIATES.register("quadratic_spline")
-class QuadraticSpline(SplineUnivariate):
+class QuadraticSpline(SplineOfOps):
     """Monotone piecewise-quadratic spline with K bins on an interval: a continuous, piecewise-linear density.
 
     Parameters per coordinate: K raw widths, then raw heights of the slope at the knots (softmax with floors of 1e-3): K - 1
@@ -30,11 +29,4 @@ class QuadraticSpline(SplineUnivariate):
     sized = 1
     fewest_bins = 3
     linear_end = GIVEN
-
-    def _inside(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        widths, heights = self._split(params)
-        return spline(z, widths, self._at_knots(heights), self.left, self.right)
-
-    def _inverse_inside(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        widths, heights = self._split(params)
-        return inverse_spline(x, widths, self._at_knots(heights), self.left, self.right)
+    ops = (piecewise_quadratic_spline, inverse_piecewise_quadratic_spline)

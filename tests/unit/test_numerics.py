@@ -15,10 +15,11 @@ from flowkit.bijectors import Radial
 from flowkit.core.errors import NotInvertibleError
 from flowkit.core.univariate import Univariate
 from flowkit.flows import BNAF, Gaussianization, SOSFlow
+from flowkit.kernels.iterative import root
 from flowkit.numerics.log_normal_cdf import log_interval, log_ndtr, log_ndtri
 from flowkit.numerics.normal_tails import log_q, normal_cdf, upper_quantile
 from flowkit.univariates import CensoredLogisticMixtureCDF, DeepSigmoidal, GaussianMixtureCDF, LogisticMixtureCDF, SumOfSquares
-from flowkit.univariates._iterative import IterativeUnivariate, _root
+from flowkit.univariates._iterative import IterativeUnivariate
 
 
 class Steep(IterativeUnivariate):
@@ -48,7 +49,7 @@ def _solved(function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> T
         calls += 1
         return function(z)
 
-    z, done = _root(counted, x, -math.inf, math.inf)
+    z, done = root(counted, x, -math.inf, math.inf)
     assert bool(done.all()) and calls <= 80
     return z
 

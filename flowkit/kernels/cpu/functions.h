@@ -10,6 +10,8 @@ inline Vec<float> scalef(Vec<float> x, Vec<float> n) { return (Vec<float>)_mm512
 inline Vec<double> scalef(Vec<double> x, Vec<double> n) { return (Vec<double>)_mm512_scalef_pd((__m512d)x, (__m512d)n); }
 #endif
 
+constexpr double HALF_LOG_2PI = 0.91893853320467274178;
+
 template <class T> struct Number;
 template <> struct Number<float> {
     static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer

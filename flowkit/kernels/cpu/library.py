@@ -23,7 +23,7 @@ from flowkit.kernels.cpu import compiler
 from flowkit.kernels.cpu.compiler import CompilerError
 
 TIME_LIMIT = 120.0  # seconds to wait until another process has compiled
-GRAIN = 300_000  # entries of the largest tensor for each thread: with fewer, starting it costs more than it saves
+GRAIN = 30_000  # entries of the largest tensor for each thread: with fewer, starting it costs more than it saves
 _IMPORTED_IN = os.getpid()
 _LOCK = threading.Lock()
 _FOUND: list[tuple[ctypes.CDLL | None, str]] = []

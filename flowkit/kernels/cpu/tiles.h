@@ -5,11 +5,10 @@
 //     backward_tile(grad_out, grad_slope, value, params, grad_value, grad_params)
 // The last tile is filled up with zeros. Sums run in double, in an order that does not depend on the threads.
 #pragma once
+#include "functions.h"
 #include "threads.h"
-#include "vectors.h"
 
 constexpr int MOST_PARAMETERS = 193;
-constexpr double HALF_LOG_2PI = 0.91893853320467274178;
 
 struct Rows {
     int64_t count, length;

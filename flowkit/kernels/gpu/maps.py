@@ -1,0 +1,34 @@
+"""The scalar maps that have kernels in Triton; constants and parameters are those of the ops of the same names."""
+
+from __future__ import annotations
+
+from flowkit.kernels.gpu.scalar_map import GpuScalarMap, Table
+from flowkit.kernels.rational_quadratic import UNIT_SLOPE
+
+
+def _knots(bins: int, ends: str) -> int:
+    """How many numbers at knots there are."""
+    return {"linear": bins - 1, "circular": bins}.get(ends, bins + 1)
+
+
+def _numbers(bins: int) -> int:
+    return 1 << (bins - 1).bit_length()
+
+
+def _rational_quadratic(bins: int, low: float, high: float, ends: str) -> Table:
+    return Table(2 * bins + _knots(bins, ends), 4, _numbers(bins), (bins, float(low), float(high), ends, UNIT_SLOPE))
+
+
+def _quadratic(bins: int, low: float, high: float, ends: str) -> Table:
+    return Table(bins + _knots(bins, ends), 4, _numbers(bins), (bins, float(low), float(high), ends))
+
+
+def _linear(bins: int, low: float, high: float, ends: str) -> Table:
+    return Table(bins, 1, _numbers(bins), (bins, float(low), float(high), ends))
+
+
+RATIONAL_QUADRATIC_SPLINE = GpuScalarMap("rational_quadratic_spline", _rational_quadratic)
+PIECEWISE_QUADRATIC_SPLINE = GpuScalarMap("piecewise_quadratic_spline", _quadratic)
+PIECEWISE_LINEAR_SPLINE = GpuScalarMap("piecewise_linear_spline", _linear)
+BOUNDED_AFFINE = GpuScalarMap("affine", lambda bound: Table(2, 2, 1, (float(bound),)))
+AFFINE = GpuScalarMap("affine", lambda: Table(2, 2, 1, (0.0,)))
