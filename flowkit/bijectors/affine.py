@@ -13,6 +13,7 @@ from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, sum_event, whole_number
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector, Transform
+from flowkit.kernels.diagonal_chain import Steps
 
 
 @BIJECTORS.register("affine")
@@ -77,6 +78,9 @@ class Affine(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._parameters_at(context)
         return (x - shift) * (-log_scale).exp(), self._log_det(-log_scale, x)
+
+    def diagonal_steps(self) -> Steps | None:
+        return Steps("affine", (self.shift, self.log_scale)) if self.net is None else None
 
     def merge(self, following: Transform) -> Transform | None:
         if not isinstance(following, Affine) or self.net is not None or following.net is not None or self.in_shape != following.in_shape:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from flowkit.bijectors._conditioning import check_conditioner, check_univariate, grouped, start_at, traits_over, univariate_domain
 from flowkit.core.build import build
+from flowkit.core.checks import checks_finite
+from flowkit.core.entry import separated
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS, NETS
 from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
@@ -96,6 +98,13 @@ class Autoregressive(Bijector):
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._univariate.transform_event(z, self._params(z, context), 1)
+
+    def masked_normal(self, value: Tensor, context: Any = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        if inverse or checks_finite():
+            return super().masked_normal(value, context, inverse=inverse, generator=generator)
+        value, context = self._prepare(value, context, inverse)
+        inside, z = separated(self._domain, value)
+        return self._univariate.transform_event(z, self._params(z, context), 1, "normal")[1], inside
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         net: Any = self.net if self.conditioner is None else self.conditioner

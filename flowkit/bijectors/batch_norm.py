@@ -13,6 +13,7 @@ from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import Context, as_shape, show
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.kernels.diagonal_chain import Steps
 
 
 @BIJECTORS.register("batch_norm")
@@ -70,6 +71,9 @@ class BatchNorm(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return (x - self.shift) * (-self._log_scale()).exp() + self.mean, self._log_det(x, -1)
+
+    def diagonal_steps(self) -> Steps:
+        return Steps("affine,affine", (-self.mean, torch.zeros_like(self.mean), self.shift, self._log_scale()))
 
     @torch.no_grad()
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._pointwise import inside_unit
 from flowkit.core.build import build
 from flowkit.core.distribution import Distribution
 from flowkit.core.domain.box import Box
@@ -16,6 +15,7 @@ from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.kernels.diagonal_steps import inside_unit
 from flowkit.numerics.inverse_cdf import solve_quantile
 
 

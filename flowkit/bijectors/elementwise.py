@@ -10,7 +10,9 @@ from torch import Tensor
 
 from flowkit.bijectors._conditioning import check_univariate, conditioner, traits_over, univariate_domain
 from flowkit.core.build import build
+from flowkit.core.checks import checks_finite
 from flowkit.core.domain.box import Box
+from flowkit.core.entry import separated
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, positive_sizes, whole_number
@@ -65,6 +67,14 @@ class Elementwise(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self.univariate.untransform_event(x, self._params(x, context), len(self._sizes))
+
+    def masked_normal(self, value: Tensor, context: Any = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        if checks_finite():
+            return super().masked_normal(value, context, inverse=inverse, generator=generator)
+        value, context = self._prepare(value, context, inverse)
+        inside, value = separated(self._codomain if inverse else self._domain, value)
+        call = self.univariate.untransform_event if inverse else self.univariate.transform_event
+        return call(value, self._params(value, context), len(self._sizes), "normal")[1], inside
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Elementwise]]:

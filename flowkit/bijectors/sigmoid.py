@@ -5,11 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from flowkit.bijectors._pointwise import Pointwise, inside_unit
+from flowkit.bijectors._pointwise import Pointwise
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 
@@ -30,19 +26,8 @@ class Sigmoid(Pointwise):
     def __init__(self, shape: int | Sequence[int], *, temperature: float = 1.0) -> None:
         if not 0 < temperature < math.inf:
             raise ConfigError(f"{type(self).__name__}: expected a finite temperature > 0; got {temperature}.")
-        super().__init__(shape, codomain=(0.0, 1.0))
+        super().__init__(shape, codomain=(0.0, 1.0), step=f"sigmoid:{float(temperature)!r}")
         self.temperature = temperature
-
-    def _value(self, z: Tensor) -> Tensor:
-        return inside_unit(torch.sigmoid(z / self.temperature))
-
-    def _preimage(self, x: Tensor) -> Tensor:
-        x = inside_unit(x)
-        return self.temperature * (x.log() - torch.log1p(-x))
-
-    def _log_slope(self, z: Tensor) -> Tensor:
-        size = z / self.temperature
-        return functional.logsigmoid(size) + functional.logsigmoid(-size) - math.log(self.temperature)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Sigmoid]]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._pointwise import Pointwise, inside_ball
+from flowkit.bijectors._pointwise import Pointwise
 from flowkit.core.registry import BIJECTORS
+from flowkit.kernels.diagonal_steps import inside_ball
 
 
 @BIJECTORS.register("sine")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor
-
-from flowkit.bijectors._pointwise import Pointwise, largest_below_one
+from flowkit.bijectors._pointwise import Pointwise
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.traits import Traits
@@ -33,17 +30,8 @@ class SoftClip(Pointwise):
     def __init__(self, shape: int | Sequence[int], *, bound: float = 5.0) -> None:
         if not 0 < bound < math.inf:
             raise ConfigError(f"{type(self).__name__}: expected a finite bound > 0; got {bound}.")
-        super().__init__(shape, codomain=(-bound, bound))
+        super().__init__(shape, codomain=(-bound, bound), step=f"softclip:{float(bound)!r}")
         self.bound = bound
-
-    def _value(self, z: Tensor) -> Tensor:
-        return (z / (1 + (z / self.bound).abs())).clamp(-self.bound, self.bound)
-
-    def _preimage(self, x: Tensor) -> Tensor:
-        return x / (1 - (x / self.bound).abs().clamp(max=largest_below_one(x.dtype)))
-
-    def _log_slope(self, z: Tensor) -> Tensor:
-        return -2 * torch.log1p((z / self.bound).abs())
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, SoftClip]]:

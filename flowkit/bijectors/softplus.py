@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from flowkit.bijectors._pointwise import Pointwise
 from flowkit.core.registry import BIJECTORS
-from flowkit.numerics.activations import softplus_inverse
 
 
 @BIJECTORS.register("softplus", "to_positive")
@@ -24,16 +21,7 @@ class Softplus(Pointwise):
     """
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        super().__init__(shape, codomain=(0.0, torch.inf))
-
-    def _value(self, z: Tensor) -> Tensor:
-        return functional.softplus(z, threshold=40.0).clamp(min=torch.finfo(z.dtype).tiny)
-
-    def _preimage(self, x: Tensor) -> Tensor:
-        return softplus_inverse(x)
-
-    def _log_slope(self, z: Tensor) -> Tensor:
-        return functional.logsigmoid(z)
+        super().__init__(shape, codomain=(0.0, torch.inf), step="softplus")
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Softplus]]:

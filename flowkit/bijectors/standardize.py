@@ -13,6 +13,7 @@ from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, constant_log_det, sum_event
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
+from flowkit.kernels.diagonal_chain import Steps
 
 
 @BIJECTORS.register("standardize")
@@ -80,6 +81,9 @@ class Standardize(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return (x - self.loc) / self.scale, self._log_det(x, -1)
+
+    def diagonal_steps(self) -> Steps:
+        return Steps("affine", (self.loc, self.scale.log()))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Standardize]]:

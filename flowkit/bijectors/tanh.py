@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor
-
-from flowkit.bijectors._pointwise import Pointwise, inside_ball
+from flowkit.bijectors._pointwise import Pointwise
 from flowkit.core.registry import BIJECTORS
-from flowkit.numerics.activations import log_sech
 
 
 @BIJECTORS.register("tanh")
@@ -24,16 +20,7 @@ class Tanh(Pointwise):
     """
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        super().__init__(shape, codomain=(-1.0, 1.0))
-
-    def _value(self, z: Tensor) -> Tensor:
-        return inside_ball(torch.tanh(z))
-
-    def _preimage(self, x: Tensor) -> Tensor:
-        return torch.atanh(inside_ball(x))
-
-    def _log_slope(self, z: Tensor) -> Tensor:
-        return 2 * log_sech(z)
+        super().__init__(shape, codomain=(-1.0, 1.0), step="tanh")
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Tanh]]:

@@ -44,9 +44,14 @@ def may_raise(value: Tensor) -> bool:
     return value.device.type == "cpu" if asked is None else asked
 
 
+def checks_finite() -> bool:
+    """Whether every layer's output is looked at here."""
+    return runs_eagerly() and _FINITE.get()
+
+
 def check_finite(who: str, value: Tensor, log_det: Tensor) -> None:
     """Under ``checks(finite=True)``: raise NonFiniteError naming the map that made a value NaN or infinite."""
-    if not runs_eagerly() or not _FINITE.get():
+    if not checks_finite():
         return
     for what, tensor in (("output", value), ("log_det", log_det)):
         bad = int((~torch.isfinite(tensor)).sum())

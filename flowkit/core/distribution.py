@@ -100,6 +100,11 @@ class Distribution(nn.Module):
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
         raise NotImplementedError(f"{self.who} defines no _log_prob.")
 
+    def log_prob_under(self, transform: Any, y: Tensor, context: Context, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """Log-density of what a map generates from here, log p(f^-1(y)) + log_det (*B), and ``inside``, as from ``Transform.masked``."""
+        z, log_det, inside = transform.masked(y, None if transform.context_shape is None else context, inverse=True, generator=generator)
+        return self.log_prob(z, None if self.context_shape is None else context) + log_det, inside
+
     def sample(
         self,
         shape: int | tuple[int, ...] = (),

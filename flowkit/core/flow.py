@@ -185,15 +185,14 @@ class Flow(Distribution):
     def _density(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
         inside, z = self._whole.split(x)
         total = zeros_log_det(x, self.event_shape)
-        for step in reversed(self.maps):
-            if step is self.maps[0]:
-                near, z = reachable(z, self.bijector.out_shape)
-                inside = inside & near
+        for step in reversed(self.maps[1:]):
             z, log_det, within = step.masked(z, self._context_for(step, context), inverse=True, generator=generator)
             total = total + log_det
             inside = inside if within is None else inside & within
-        log_prob = self.base.log_prob(z, self._context_for(self.base, context)) + total
-        return torch.where(inside, log_prob, torch.full_like(log_prob, -torch.inf))
+        near, z = reachable(z, self.bijector.out_shape)
+        log_prob, within = self.base.log_prob_under(self.bijector, z, context, generator)
+        inside = inside & near if within is None else inside & near & within
+        return torch.where(inside, log_prob + total, torch.full_like(log_prob, -torch.inf))
 
     def forward(self, x: Tensor, context: Context = None) -> Tensor:
         return self.log_prob(x, context)

@@ -28,3 +28,12 @@ def tally(out: Tensor, log_slope: Tensor, event_dims: int, base: str) -> tuple[T
     if event_dims == 0:
         return out, log_slope.to(dtype)
     return out, log_slope.sum(dim=tuple(range(-event_dims, 0)), dtype=dtype)
+
+
+def standard_log_normal(value: Tensor, event_dims: int) -> Tensor:
+    """log N(value; 0, I), added up over the last ``event_dims`` axes: (*B, *event) -> (*B), in float32 at least."""
+    squares, length = value.square(), value.shape[value.dim() - event_dims :].numel()
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    # squares first: the rest then concerns an event, not its every element
+    total = squares.to(dtype) if event_dims == 0 else squares.sum(dim=tuple(range(-event_dims, 0)), dtype=dtype)
+    return -0.5 * total - HALF_LOG_2PI * length

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.core.build.describe import brief_arguments
-from flowkit.core.checks import check_finite, may_raise
+from flowkit.core.checks import check_finite
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real
+from flowkit.core.entry import admitted, separated
 from flowkit.core.errors import ConfigError, NotInvertibleError
 from flowkit.core.registry import BIJECTORS, INJECTIONS, SURJECTIONS, Registry
 from flowkit.core.shapes import (
@@ -22,8 +23,8 @@ from flowkit.core.shapes import (
     check_context,
     check_event,
     expand_context,
-    mask_event,
 )
+from flowkit.core.tally import standard_log_normal
 from flowkit.core.traits import Traits
 
 if TYPE_CHECKING:
@@ -108,13 +109,7 @@ class Transform(nn.Module):
 
     def _call(self, value: Tensor, context: Context, generator: torch.Generator | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         value, context = self._prepare(value, context, inverse)
-        domain = self._codomain if inverse else self._domain
-        if domain is not None:
-            if may_raise(value):
-                domain.check(value, self._who_call(inverse))
-            else:
-                inside, value = domain.split(value)
-                value = torch.where(mask_event(inside, len(domain.event_shape)), value, torch.full_like(value, torch.nan))
+        value = admitted(self._codomain if inverse else self._domain, value, self._who_call(inverse))
         return self._formula(value, context, generator, inverse)
 
     def _formula(self, value: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -152,12 +147,14 @@ class Transform(nn.Module):
         return self._masked(value, context, generator, inverse)
 
     def _masked(self, value: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        domain = self._codomain if inverse else self._domain
-        inside = None
-        if domain is not None:
-            inside, value = domain.split(value)
+        inside, value = separated(self._codomain if inverse else self._domain, value)
         out, log_det = self._formula(value, context, generator, inverse)
         return out, log_det, inside
+
+    def masked_normal(self, value: Tensor, context: Context = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """``masked`` for a standard normal base: log N(out; 0, I) + log_det (*B) and ``inside``. Overridden where an op adds the normal itself."""
+        out, log_det, inside = self.masked(value, context, inverse=inverse, generator=generator)
+        return standard_log_normal(out, len(self.in_shape if inverse else self.out_shape)) + log_det, inside
 
     def parts(self) -> list[Any]:
         """The maps that this one applies in turn, latent first; only itself where it is not made of others."""
@@ -231,6 +228,11 @@ class Bijector(Transform):
 
     registries: ClassVar[tuple[Registry, ...]] = (BIJECTORS,)
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if not {"_forward", "_inverse"}.isdisjoint(vars(cls)) and "diagonal_steps" not in vars(cls):
+            cls.diagonal_steps = Bijector.diagonal_steps  # type: ignore[method-assign]  # those it inherits are of another formula
+
     def inverse(self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Normalise: data to latent.
 
@@ -268,13 +270,15 @@ class Bijector(Transform):
 
         return power(self, n)
 
+    def diagonal_steps(self) -> Any:
+        """This map, where it is fixed and elementwise, as ``kernels.diagonal_chain.Steps``: a chain runs neighbours that have them in one pass."""
+        return None
+
     def inverted(self) -> Bijector | None:
         """The inverse as a map of the same family, holding a copy of the parameters, or None. Only ``simplify`` asks."""
         return None
 
-    def push_score(
-        self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Carry a point and a score forward: s' = J^-T (s - grad_z log|det J|).
 
         Args:
@@ -288,9 +292,7 @@ class Bijector(Transform):
         pushed, log_det = _carry_score(self.inverse, x, score, context, generator)
         return x, -log_det, pushed
 
-    def pull_score(
-        self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Carry a point and a score back: s = J^T s' + grad_z log|det J|; returns z, log_det of the inverse, score_z."""
         with torch.no_grad():
             z, _ = self.inverse(x, context, generator=generator)

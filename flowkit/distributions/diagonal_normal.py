@@ -13,6 +13,7 @@ from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import Context, check_context, check_event, sum_event, whole_number
 from flowkit.distributions._starts import known_shape, start
 from flowkit.distributions.standard_normal import HALF_LOG_2PI
+from flowkit.kernels.diagonal_chain import Steps
 from flowkit.numerics.normal_tails import normal_cdf
 
 
@@ -62,6 +63,8 @@ class DiagonalNormal(Distribution):
         return self.mean + mean, self.log_scale + log_scale
 
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
+        if self.net is None:
+            return Steps("inverse_affine", (self.mean, self.log_scale))(x, len(self.event_shape), "normal")[1]
         mean, log_scale = self._parameters_at(context)
         return sum_event(-0.5 * ((x - mean) * (-log_scale).exp()).square() - log_scale - HALF_LOG_2PI, len(self.event_shape))
 

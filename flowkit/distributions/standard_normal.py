@@ -11,7 +11,8 @@ from torch import Tensor
 
 from flowkit.core.distribution import Distribution
 from flowkit.core.registry import DISTRIBUTIONS
-from flowkit.core.shapes import as_shape, sum_event
+from flowkit.core.shapes import as_shape
+from flowkit.core.tally import standard_log_normal
 from flowkit.numerics.normal_tails import normal_cdf
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -31,7 +32,14 @@ class StandardNormal(Distribution):
         self.event_shape = as_shape(shape, "StandardNormal")
 
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
-        return sum_event(-0.5 * x.square() - HALF_LOG_2PI, len(self.event_shape))
+        return standard_log_normal(x, len(self.event_shape))
+
+    def log_prob_under(self, transform: Any, y: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        if type(self)._log_prob is not StandardNormal._log_prob:
+            return super().log_prob_under(transform, y, context, generator)  # a subclass with a density of its own
+        made: tuple[Tensor, Tensor | None]
+        made = transform.masked_normal(y, None if transform.context_shape is None else context, inverse=True, generator=generator)
+        return made
 
     def _rsample(self, shape: tuple[int, ...], context: Any, generator: torch.Generator | None, temperature: float) -> Tensor:
         size = (*shape, *self.event_shape)

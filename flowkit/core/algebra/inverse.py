@@ -49,6 +49,9 @@ class Inverse(Bijector):
     def _masked(self, value: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         return self.bijector.masked(value, context, inverse=not inverse, generator=generator)
 
+    def masked_normal(self, value: Tensor, context: Context = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        return self.bijector.masked_normal(value, context, inverse=not inverse, generator=generator)
+
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.bijector.initialize(value, context, inverse=not inverse, generator=generator)
 

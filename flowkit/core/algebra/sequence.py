@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flowkit.core.algebra._diagonal import in_runs
 from flowkit.core.algebra._recompute import must_recompute, run_recomputing
 from flowkit.core.algebra.contexts import part, shared_context
 from flowkit.core.domain.domain import Domain
@@ -55,7 +56,7 @@ class TransformSequence(Transform):
         total_: Tensor | None = None
         shape = self.out_shape if inverse else self.in_shape
         start = value
-        for step in self._steps(inverse):
+        for step in in_runs(self._steps(inverse), inverse):
             call = step.inverse if inverse else step
             value, log_det = call(value, part(context, step), generator=generator)
             if not step.traits.volume_preserving:
@@ -71,9 +72,21 @@ class TransformSequence(Transform):
     def _masked(self, value: Tensor, context: Context, generator: Any, inverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.memory == "invert" and must_recompute(self, value, context):
             return run_recomputing(self._steps(inverse), value, context, inverse, masked=True)
+        return self._run_masked(in_runs(self._steps(inverse), inverse), value, context, generator, inverse)
+
+    def masked_normal(self, value: Tensor, context: Context = None, *, inverse: bool, generator: Any = None) -> tuple[Tensor, Tensor | None]:
+        if self.memory == "invert":
+            return super().masked_normal(value, context, inverse=inverse, generator=generator)
+        value, context = self._prepare(value, context, inverse)
+        *steps, last = in_runs(self._steps(inverse), inverse)
+        value, total, inside = self._run_masked(steps, value, context, generator, inverse)
+        log_prob, within = last.masked_normal(value, part(context, last), inverse=inverse, generator=generator)
+        return log_prob + total, within if inside is None else inside if within is None else inside & within
+
+    def _run_masked(self, steps: list[Any], value: Tensor, context: Context, generator: Any, inverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         total = zeros_log_det(value, self.out_shape if inverse else self.in_shape)
         inside: Tensor | None = None
-        for step in self._steps(inverse):
+        for step in steps:
             value, log_det, within = step.masked(value, part(context, step), inverse=inverse, generator=generator)
             if not step.traits.volume_preserving:
                 total = total + log_det
