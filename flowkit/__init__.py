@@ -8,7 +8,7 @@ from flowkit.core.checks import checks
 from flowkit.core.flow import Flow
 from flowkit.core.version import __version__
 from flowkit.evaluation import diagnose
-from flowkit.training import FitResult, fit, load, save
+from flowkit.training import FitResult, compile, fit, load, save
 
 __all__ = [
     "FitResult",
@@ -16,6 +16,7 @@ __all__ = [
     "__version__",
     "bijectors",
     "checks",
+    "compile",
     "data",
     "diagnose",
     "distributions",
@@ -32,7 +33,7 @@ __all__ = [
     "univariates",
 ]
 
-_ON_DEMAND = ("estimators", "experiment", "interop", "plots", "testing")  # they need optional packages, or take time to import
+_ON_DEMAND = ("bench", "estimators", "experiment", "interop", "plots", "testing")  # they need optional packages, or take time to import
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -29,15 +29,15 @@ class SeriesOptions:
     rate: float
     gradient: Gradient
 
-    def weights(self, kind: Kind, generator: torch.Generator | None, device: torch.device) -> list[float]:
+    def weights(self, kind: Kind, generator: torch.Generator | None) -> list[float]:
         """w_1 .. w_n of the terms to sum: ones, and for the roulette 1 / P(N >= k) for N terms beyond the first ones."""
         if kind == "power_series":
             return [1.0] * self.terms
-        extra = self._draw(generator, device)
+        extra = self._draw(generator)
         return [1.0] * self.terms + [1 / self.survival(k) for k in range(1, extra + 1)]
 
-    def _draw(self, generator: torch.Generator | None, device: torch.device) -> int:
-        where = device if generator is None else generator.device
+    def _draw(self, generator: torch.Generator | None) -> int:
+        where = torch.device("cpu") if generator is None else generator.device  # a draw on a GPU would have to be waited for
         if self.lengths == "geometric":
             return int(torch.empty((), dtype=torch.float64, device=where).geometric_(self.rate, generator=generator))
         return int(torch.poisson(torch.full((), self.rate, dtype=torch.float64, device=where), generator=generator))
@@ -73,7 +73,7 @@ def estimated_log_det(function: Function, x: Tensor, rank: int, kind: Kind, opti
     With ``gradient="neumann"`` the products are made without a graph and one product left' J v carries the gradient
     (Chen et al. 2019, equation 9), so what is kept for the backward pass does not grow with the number of terms.
     """
-    weights = options.weights(kind, generator, x.device)
+    weights = options.weights(kind, generator)
     probes = orthogonal_probes(x, rank, options.probes, generator)
     value, pull = pullback(function, x.expand(options.probes, *x.shape))
     if options.gradient == "series":

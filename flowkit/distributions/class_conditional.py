@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.core.checks import may_raise, runs_eagerly
+from flowkit.core.checks import may_raise
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, DomainError, ShapeError
 from flowkit.core.registry import DISTRIBUTIONS
@@ -72,7 +72,7 @@ class ClassConditional(Distribution):
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
         labels, wrong = self._labels(context)
         log_prob = self._normal(x, self.means[labels], self.log_scale[labels])
-        if not (runs_eagerly() and bool((context >= 0).all())):
+        if not (may_raise(context) and bool((context >= 0).all())):
             log_prob = torch.where(context == -1, self._mixture(x), log_prob)
         return torch.where(wrong, torch.full_like(log_prob, torch.nan), log_prob)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from flowkit.core.checks import runs_eagerly
+from flowkit.core.checks import may_raise
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive
@@ -24,7 +24,7 @@ class ClassEmbedding(nn.Module):
     Shapes: labels (*B) int64 -> (*B, out_features).
 
     Raises:
-        ShapeError: a label outside -1 .. K - 1 (eager on the CPU).
+        ShapeError: a label outside -1 .. K - 1 (eager on the CPU, or under ``flowkit.checks()``).
     """
 
     def __init__(self, classes: int, out_features: int = 16) -> None:
@@ -35,7 +35,7 @@ class ClassEmbedding(nn.Module):
     def forward(self, labels: Tensor) -> Tensor:
         if labels.is_floating_point():
             raise ShapeError(f"ClassEmbedding: expected int64 labels; got {labels.dtype}. Convert with .long().")
-        if labels.device.type == "cpu" and runs_eagerly():
+        if may_raise(labels):
             outside = (labels < -1) | (labels >= self.classes)
             if bool(outside.any()):
                 raise ShapeError(f"ClassEmbedding: expected labels in -1 .. {self.classes - 1}; got {int(labels[outside][0])}.")

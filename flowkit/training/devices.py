@@ -50,11 +50,9 @@ def agreed(value: int, world: int, device: torch.device) -> int:
     return int(tensor.item())
 
 
-def wrap(module: nn.Module, device: torch.device, world: int, *, compile: bool) -> Any:
-    """Compile the loss and share its gradients between processes."""
+def wrap(module: nn.Module, device: torch.device, world: int) -> Any:
+    """Share the gradients of the loss between processes."""
     wrapped: Any = module
-    if compile:
-        wrapped = torch.compile(wrapped)
     if world > 1:
         ids = [device.index] if device.type == "cuda" else None
         wrapped = nn.parallel.DistributedDataParallel(wrapped, device_ids=ids)

@@ -73,7 +73,7 @@ def fit(
         clip: largest gradient norm, None for no limit.
         precision: "bf16" runs networks under autocast; maps and log_dets stay in float32.
         gradient_accumulation: micro-batches per step.
-        compile: compile the loss with torch.compile.
+        compile: train through ``flowkit.compile(model)``.
         patience: epochs without a better ``monitor`` before stopping.
         monitor: column of the history that decides what is best; default ``validation_loss``.
         non_finite: "stop" with the layer's name, or "skip" the step and count it.

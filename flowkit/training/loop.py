@@ -25,7 +25,7 @@ from flowkit.training.progress_bar import ProgressBar
 from flowkit.training.result import Progress
 from flowkit.training.run_folder import RunFolder
 from flowkit.training.saving import fill, unshared
-from flowkit.training.seeds import derive, generator
+from flowkit.training.seeds import derive, generator, reseed
 from flowkit.training.settings import Settings
 from flowkit.training.source import Nothing, Source, on_device
 
@@ -35,7 +35,7 @@ class Loop:
 
     Args:
         module: model and objective; source, validation: batches; settings: checked keywords; device: where to run.
-        rank, world: this process among all; compile: compile the loss; callbacks: see ``fit``.
+        rank, world: this process among all; compile: train through ``flowkit.compile(model)``; callbacks: see ``fit``.
     """
 
     def __init__(
@@ -52,10 +52,11 @@ class Loop:
         callbacks: tuple[Callable[[Progress], Any], ...] = (),
     ) -> None:
         self.module, self.source, self.validation, self.settings = module, source, validation, settings
-        self.device, self.rank, self.world, self.compiled, self.callbacks = device, rank, world, compile, callbacks
+        self.device, self.rank, self.world, self.callbacks = device, rank, world, callbacks
         self.phases = module.objective.phases(module.model)
+        self.parameters = list(module.parameters())
         self.optimizers = {p.name: make_optimizer(settings.optimizer, p, settings.lr, settings.weight_decay) for p in self.phases}
-        self.wrapped = wrap(module, device, world, compile=compile)
+        self.wrapped = wrap(module.compiled() if compile else module, device, world)
         self.ema = EMA(module.model, settings.ema) if settings.ema is not None else None
         self.steps_per_epoch = max(1, source.steps_per_epoch // settings.gradient_accumulation)
         self.total = settings.total_steps(self.steps_per_epoch, draws_own=isinstance(source, Nothing))
@@ -118,7 +119,8 @@ class Loop:
             optimizer = self.optimizers[phase.name]
             for parameters in optimizer.param_groups:
                 parameters["lr"] = self.settings.lr * phase.lr_scale * factor
-            self.module.zero_grad(set_to_none=True)
+            for parameter in self.parameters:
+                parameter.grad = None
             values = self._accumulate(group, phase.name, number)
             norm = float(torch.nn.utils.clip_grad_norm_(phase.parameters, self.settings.clip or math.inf))
             if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
@@ -151,10 +153,9 @@ class Loop:
         return values
 
     def _loss(self, batch: Batch, phase: str, seed: int, module: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        torch.manual_seed(seed)  # inside the fork: dropout and compiled losses draw from the default generator
-        draws = None if self.compiled and module is self.wrapped else generator(self.device, seed)
+        reseed(self.device, seed)  # inside the fork: dropout draws from the default generator
         moved = on_device(batch, self.device)
-        return module(moved.x, moved.context, moved.size, moved.index, dict(moved.extra), draws, phase)
+        return module(moved.x, moved.context, moved.size, moved.index, dict(moved.extra), generator(self.device, seed), phase)
 
     def _not_finite(self, group: list[Batch], phase: str, what: str) -> None:
         self.skipped += 1

@@ -1,4 +1,4 @@
-"""The module that is compiled and wrapped: its forward is the loss."""
+"""The module that is wrapped for data parallelism: its forward is the loss."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.objective import Batch, Loss, Objective
+from flowkit.training.compile import compile
 
 
 class LossModule(nn.Module):
-    """Model and objective as one module, so that compilers and data-parallel wrappers see every parameter they must.
+    """Model and objective as one module, so that data-parallel wrappers see every parameter they must.
 
     Args:
         model, objective: as given to ``fit``.
@@ -22,6 +23,10 @@ class LossModule(nn.Module):
     def __init__(self, model: nn.Module, objective: Objective, *, bf16: bool = False) -> None:
         super().__init__()
         self.model, self.objective, self.bf16 = model, objective, bf16
+
+    def compiled(self) -> LossModule:
+        """The same loss of the compiled model, whose parameters it shares; in training mode, as this one is in ``fit``."""
+        return LossModule(compile(self.model), self.objective, bf16=self.bf16)
 
     def forward(
         self, x: Tensor | None, context: Any, size: int | None, index: Tensor | None, extra: dict[str, Tensor], generator: torch.Generator | None, phase: str
