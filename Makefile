@@ -28,6 +28,7 @@ slow: $(STAMP)  ## long reproductions
 	$(BIN)/python -m pytest -m slow
 
 bench: $(STAMP)  ## regenerate the committed tables
+	for suite in ops density sampling fit growth; do $(BIN)/flowkit bench --suite $$suite --threads 2 --out benchmarks/results || exit 1; done
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 docs: $(STAMP)  ## regenerate docs/reference.md and docs/coverage.md from the registries

@@ -1,4 +1,4 @@
-"""The command line: ``flowkit fit | sample | evaluate | diagnose | report | list``."""
+"""The command line: ``flowkit fit | sample | evaluate | diagnose | report | list | bench``."""
 
 from __future__ import annotations
 
@@ -146,6 +146,18 @@ def _list(options: Any, changes: Changes) -> int:
     return DONE
 
 
+def _bench(options: Any, changes: Changes) -> int:
+    from flowkit.bench import Setting, bench
+
+    setting = Setting(options.device, options.threads, options.rounds, options.quick, options.op)
+    given = [(flag, getattr(options, flag)) for flag in ("op", "suite", "threads", "rounds", "device", "out")]
+    words = [f"--{flag} {value}" for flag, value in given if value not in (None, "auto")]
+    command = " ".join(["flowkit bench", *words, *(["--quick"] if options.quick else [])])
+    report = bench(options.suite, setting, json_path=options.json, plot_path=options.plot, out=options.out, command=command)
+    sys.stdout.write("".join(f"not run: {name}: {reason}\n" for name, reason in report.skipped.items()))
+    return DONE
+
+
 _COMMANDS: dict[str, Callable[[Any, Changes], int]] = {
     "fit": _fit,
     "sample": _sample,
@@ -153,6 +165,7 @@ _COMMANDS: dict[str, Callable[[Any, Changes], int]] = {
     "diagnose": _diagnose,
     "report": _report,
     "list": _list,
+    "bench": _bench,
 }
 
 
@@ -176,6 +189,7 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         ("diagnose", "per-layer invertibility error, conditioning, saturation and use of bins, as one JSON line and a table", _diagnose_flags),
         ("report", "write one self-contained HTML page", _report_flags),
         ("list", "every registered name with one line and its paper", _list_flags),
+        ("bench", "side by side with the peers installed: verified, timed by turns, ratios", _bench_flags),
     ):
         commands[name] = ArgumentParser(exit_on_error=False, description=f"{words[0].upper()}{words[1:]}.")
         fill(commands[name])
@@ -222,6 +236,18 @@ def _report_flags(parser: ArgumentParser) -> None:
 
 def _list_flags(parser: ArgumentParser) -> None:
     parser.add_argument("kind", type=str | None, nargs="?", help="bijectors, flows, objectives, data, ...; default an overview")
+
+
+def _bench_flags(parser: ArgumentParser) -> None:
+    parser.add_argument("--suite", type=str | None, metavar="NAME", help="ops, density, sampling, fit or growth; default ops")
+    parser.add_argument("--op", type=str | None, metavar="NAME", help="one op of the suite ops, with all its examples")
+    parser.add_argument("--json", type=str | None, metavar="FILE", help="write what was found, with versions and machine")
+    parser.add_argument("--plot", type=str | None, metavar="FILE", help="write a picture, .png")
+    parser.add_argument("--out", type=str | None, metavar="FOLDER", help="write NAME.md, NAME.json and NAME.png there")
+    parser.add_argument("--threads", type=int | None, help="of torch and JAX; default torch's own number")
+    parser.add_argument("--rounds", type=int | None, help="of each comparison; default the suite's")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, or auto")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: shows that everything runs, not how fast")
 
 
 def _run_flag(parser: ArgumentParser) -> None:
