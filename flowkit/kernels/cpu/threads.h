@@ -30,7 +30,7 @@ template <class Work> inline void share(int64_t count, int64_t unit, int threads
     const int64_t units = (count + unit - 1) / unit;
     if (threads > units) threads = int(units);
     if (threads < 2) return work(int64_t(0), count);
-    const int64_t parts = 4 * int64_t(threads);  // more than threads: a thread that is held up leaves its parts to the others
+    const int64_t parts = 16 * int64_t(threads);  // more than threads: one that is held up leaves its parts to the others
     Job<Work> job{work, count, (units + parts - 1) / parts * unit};
     if (const Parallel parallel = openmp) return parallel(Job<Work>::take, &job, unsigned(threads), 0);
     std::vector<std::thread> others;
