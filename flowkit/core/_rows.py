@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.shapes import Context, ContextShape, Shape, mask_event
+from flowkit.core.shapes import Context, ContextShape, Shape, mask_event, sum_event
 
 
 def reachable(x: Tensor, event: Shape) -> tuple[Tensor, Tensor]:
     """Split off points so far out that their squares overflow: a normal density is zero there, and maps would make NaN of them."""
-    limit = torch.finfo(x.dtype).max ** 0.5
-    small = x.abs() < limit
-    near = small.flatten(-len(event)).all(-1) if event else small
+    fixed = x.detach()
+    near = sum_event(fixed * fixed, len(event)) < torch.finfo(x.dtype).max  # one sum is several times as fast as ``all`` over short rows
     return near, torch.where(mask_event(near, len(event)), x, torch.zeros_like(x))
 
 

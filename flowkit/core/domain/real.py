@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowkit.core.domain.domain import Domain
 from flowkit.core.registry import DOMAINS
-from flowkit.core.shapes import as_shape
+from flowkit.core.shapes import as_shape, sum_event
 
 
 @DOMAINS.register("real")
@@ -30,9 +30,8 @@ class Real(Domain):
         return True
 
     def contains(self, x: Tensor, tol: float = 0.0) -> Tensor:
-        finite = torch.isfinite(x)
-        rank = len(self.event_shape)
-        return finite.flatten(-rank).all(-1) if rank else finite
+        # 0 where all is finite, else NaN; one sum is several times as fast as ``all`` over short rows
+        return sum_event(0 * x.detach(), len(self.event_shape)) == 0
 
     def safe_point(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
