@@ -46,9 +46,9 @@ def test_the_examples_of_plug_ins_pass_the_kit(tmp_path: Path, monkeypatch: pyte
         TARGETS._classes.pop("bent_normal", None)
 
 
-@pytest.mark.parametrize("number", range(len(blocks("docs/maps.md"))))
-def test_the_guide_to_maps(number: int) -> None:
-    exec(compile(blocks("docs/maps.md")[number], f"docs/maps.md, block {number}", "exec"), {})
+@pytest.mark.parametrize(("guide", "number"), [(guide, number) for guide in ("maps", "performance") for number in range(len(blocks(f"docs/{guide}.md")))])
+def test_the_guides(guide: str, number: int) -> None:
+    exec(compile(blocks(f"docs/{guide}.md")[number], f"docs/{guide}.md, block {number}", "exec"), {})
 
 
 def test_one_screen() -> None:
