@@ -70,7 +70,7 @@ def grouped(params: Tensor, groups: int, count: int, like: Tensor, who: str) -> 
     """(*B, groups * count) -> (*B, groups, count), in the precision of the values (a net may run in bf16)."""
     if params.shape[-1] != groups * count:
         raise ShapeError(f"{who}: expected a conditioner with {groups} * {count} = {groups * count} outputs; got {params.shape[-1]}. Resize its last layer.")
-    return params.to(like.dtype).unflatten(-1, (groups, count))
+    return params.to(like.dtype).reshape(*params.shape[:-1], groups, count)
 
 
 def traits_over(univariate: Univariate, jacobian: Jacobian, activation: str = "tanh", *, sequential: bool = False) -> Traits:
