@@ -60,3 +60,13 @@ class Contender:
     note: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     close: Callable[[], None] | None = None
+
+
+def refused(name: str, error: Exception) -> Contender:
+    """A contender that could not be built, for the table to say why."""
+    reason = f"{type(error).__name__}: {error}"
+
+    def refuse(repeats: int) -> list[float]:
+        raise Refusal(reason)
+
+    return Contender(name, refuse, None, "eager")

@@ -75,7 +75,7 @@ class Case:
         """Put times into the rows."""
         self.rounds, self.kept = len(found.idle), len(found.kept)
         self.idle = min((found.idle[number] for number in found.kept), default=None)
-        timed = [row for row in self.rows if found.times.get(row.name)]
+        timed = [row for row in self.rows if found.times.get(row.name) and row.refused is None]
         for row in timed:
             row.times = found.of(row.name)
             row.median, row.quartiles = statistics.median(row.times), quartiles(row.times)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowkit.bench.contender import Check, Contender, Refusal
@@ -62,29 +64,58 @@ class Session:
         """
         case, timers = Case(title, [], notes=list(notes)), {}
         alive = list(contenders)
-        for contender in alive:
-            row = Row.of(contender)
-            case.rows.append(row)
-            self.watch(f"{title}: verifying {contender.name}")
-            try:
+        try:
+            for contender in alive:
+                row = Row.of(contender)
+                case.rows.append(row)
+                self.watch(f"{title}: verifying {contender.name}")
                 if not single:
-                    first = contender.timer(1)[0]  # before the check, which would compile
-                    _judge(row, contender.check() if contender.check is not None else None)
-                    row.first = first if row.refused is None else None
-            except Exception as error:  # a peer may raise anything; the others are to be timed all the same
-                row.refused = " ".join(f"{'' if isinstance(error, Refusal) else type(error).__name__ + ': '}{error}".split())[:200]
-            if row.refused is None:
-                timers[contender.name] = contender.timer
-        rounds = self.setting.rounds_of(usual)
-        case.record(race(timers, rounds, warmups=1 if self.setting.quick else 3, watch=lambda stage: self.watch(f"{title}: {stage}"), single=single))
-        for row, contender in zip(case.rows, alive, strict=True):
-            if single and row.refused is None and contender.check is not None:
-                _judge(row, contender.check())
-            if row.refused is not None:
-                row.times, row.median, row.quartiles, row.slower, row.gain = [], None, None, None, {}
-            if contender.close is not None:
-                contender.close()
+                    _attempt(row, partial(_first_and_check, row, contender))
+                if row.refused is None:
+                    timers[contender.name] = _guarded(row, contender.timer)
+            rounds = self.setting.rounds_of(usual)
+            case.record(race(timers, rounds, warmups=1 if self.setting.quick else 3, watch=lambda stage: self.watch(f"{title}: {stage}"), single=single))
+            for row, contender in zip(case.rows, alive, strict=True):
+                if single and row.refused is None:
+                    _attempt(row, partial(_check, row, contender))
+                if row.refused is not None:
+                    row.times, row.median, row.quartiles, row.slower, row.gain = [], None, None, None, {}
+        finally:
+            for contender in alive:
+                if contender.close is not None:
+                    contender.close()
         return case
+
+
+def _attempt(row: Row, step: Callable[[], None]) -> None:
+    """Take a step; where it fails the row says why. A peer may raise anything; the others are to be timed all the same."""
+    try:
+        step()
+    except Exception as error:
+        row.refused = " ".join(f"{'' if isinstance(error, Refusal) else type(error).__name__ + ': '}{error}".split())[:200]
+
+
+def _guarded(row: Row, timer: Timer) -> Timer:
+    """A clock that never raises; once it has failed, its times are infinite and do not count."""
+
+    def take(repeats: int) -> list[float]:
+        found = [math.inf] * repeats
+        if row.refused is None:
+            _attempt(row, lambda: found.__setitem__(slice(None), timer(repeats)))
+        return found
+
+    return take
+
+
+def _first_and_check(row: Row, contender: Contender) -> None:
+    first = contender.timer(1)[0]  # before the check, which would compile
+    _check(row, contender)
+    row.first = first if row.refused is None else None
+
+
+def _check(row: Row, contender: Contender) -> None:
+    if contender.check is not None:
+        _judge(row, contender.check())
 
 
 def _judge(row: Row, check: Check | None) -> None:

@@ -14,7 +14,8 @@ from flowkit.core.shapes import Context, ContextShape, Shape, mask_event, sum_ev
 def reachable(x: Tensor, event: Shape) -> tuple[Tensor, Tensor]:
     """Split off points so far out that their squares overflow: a normal density is zero there, and maps would make NaN of them."""
     fixed = x.detach()
-    near = sum_event(fixed * fixed, len(event)) < torch.finfo(x.dtype).max  # one sum is several times as fast as ``all`` over short rows
+    squares = sum_event(fixed * fixed, len(event))  # a sum, because ``all`` over short rows is slow on CPUs
+    near = squares < torch.finfo(squares.dtype).max
     return near, torch.where(mask_event(near, len(event)), x, torch.zeros_like(x))
 
 

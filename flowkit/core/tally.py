@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from flowkit.core.errors import ConfigError
+
 BASES = ("none", "normal")
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -22,6 +24,8 @@ def tally(out: Tensor, log_slope: Tensor, event_dims: int, base: str) -> tuple[T
     Returns:
         out, and (*B).
     """
+    if base not in BASES:
+        raise ConfigError(f"tally: expected base to be one of {', '.join(BASES)}; got {base!r}.")
     if base == "normal":
         log_slope = log_slope - 0.5 * out.square() - HALF_LOG_2PI
     dtype = torch.promote_types(log_slope.dtype, torch.float32)

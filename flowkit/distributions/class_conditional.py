@@ -13,9 +13,9 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, DomainError, ShapeError
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import mask_event, positive, sum_event
+from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._choice import choose
 from flowkit.distributions._starts import known_shape
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
 
 
 @DISTRIBUTIONS.register("class_conditional")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from flowkit.core.distribution import Distribution
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import Context, check_context, check_event, sum_event, whole_number
+from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._starts import known_shape, start
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
 from flowkit.kernels.diagonal_chain import Steps
 from flowkit.numerics.normal_tails import normal_cdf
 

@@ -13,8 +13,8 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, NotInvertibleError
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import sum_event
+from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._starts import unit_temperature
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
 
 CHUNK = 4096  # rows of data compared with an event at a time
 

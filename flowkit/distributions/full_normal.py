@@ -12,9 +12,9 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import Context, check_event, positive, sum_event
+from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._cholesky import log_volume, lower_factor, raw_factor, whiten
 from flowkit.distributions._starts import start
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
 
 
 @DISTRIBUTIONS.register("full_normal")

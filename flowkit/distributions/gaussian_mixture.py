@@ -12,10 +12,10 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import check_event, positive, sum_event
+from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._choice import choose
 from flowkit.distributions._cholesky import log_volume, lower_factor, raw_factor, whiten
 from flowkit.distributions._kmeans import kmeans
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
 
 FORMS = ("full", "tied", "diagonal", "spherical")
 

@@ -12,7 +12,7 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.domain.mean_free import MeanFree
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import sum_event
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
+from flowkit.core.tally import HALF_LOG_2PI
 
 
 @DISTRIBUTIONS.register("mean_free_normal")

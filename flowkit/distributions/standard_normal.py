@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import as_shape
 from flowkit.core.tally import standard_log_normal
 from flowkit.numerics.normal_tails import normal_cdf
-
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @DISTRIBUTIONS.register("standard_normal")

@@ -12,8 +12,8 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.domain.box import Box
 from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import Context, check_event, sum_event
+from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._starts import known_shape, start
-from flowkit.distributions.standard_normal import HALF_LOG_2PI
 from flowkit.numerics.log_normal_cdf import log_interval, log_ndtr, log_ndtri
 
 NO_END = 1e9  # standard units that stand for an infinite end; squares of it fit float32

@@ -45,7 +45,7 @@ def shares(raw: Tensor) -> Tensor:
     """The softmax of raw parameters (*S, K) over the bins."""
     if raw.device.type != "cpu" or raw.shape[-1] >= SHORT:
         return torch.softmax(raw, dim=-1)
-    # torch takes a last axis shorter than a register number by number; with the bins in front it is some ten times faster at K = 8
+    # torch takes a last axis shorter than a register number by number; with the bins in front it goes register by register
     return torch.softmax(raw.movedim(-1, 0), dim=0).movedim(0, -1)
 
 

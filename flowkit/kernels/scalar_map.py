@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flowkit.core.tally import tally
+from flowkit.core.tally import BASES, tally
 from flowkit.kernels._shortcut import with_shortcut
 from flowkit.kernels.op import Fused, Op
 
@@ -60,6 +60,8 @@ def scalar_ops(
     """
 
     def supports(value: Tensor, params: Tensor, *constants: Any) -> str | None:
+        if constants[-1] not in BASES:
+            return f"there is no base {constants[-1]!r}"  # the reference raises
         if params.shape != (*value.shape, count(*constants[:-2])):
             return f"parameters {tuple(params.shape)} do not belong to values {tuple(value.shape)} one by one"
         return limits(*constants[:-2])

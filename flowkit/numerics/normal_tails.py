@@ -12,9 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from flowkit.core.tally import HALF_LOG_2PI
+
 FAR = 25.0  # from here on the asymptotic series is exact to rounding, and derivatives of erfcx start to cancel
 SERIES = (1.0, -1.0, 3.0, -15.0, 105.0, -945.0, 10395.0, -135135.0)  # of Mills' ratio times v, in powers of 1 / v^2
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def at_least_single(value: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def forked(device: torch.device) -> Iterator[None]:
 
 
 def reseed(device: torch.device, seed: int) -> None:
-    """Seed the default generators of the CPU and of ``device``, as torch.manual_seed does for all there are (in 0.7 ms)."""
+    """Seed the default generators of the CPU and of ``device`` alone: torch.manual_seed looks for every kind of device."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -129,8 +129,17 @@ def test_who_disagrees_gets_no_time(session: Session) -> None:
 
 
 def test_who_disagrees_after_a_single_run_gets_no_time(session: Session) -> None:
-    case = session.compare("fit", [contender("ours", 0.0, "ours"), contender("wrong", 1.0)], 2, single=True)
-    assert case.rows[0].median == 0.01 and case.rows[1].median is None and case.rows[1].slower is None
+    closed: list[str] = []
+    falls = [Contender("falls", failing, None, "eager", close=lambda: closed.append("falls"))]
+
+    def unable() -> Check:
+        raise ValueError("no result")
+
+    late = Contender("late", lambda repeats: [0.01] * repeats, unable, "eager")
+    case = session.compare("fit", [contender("ours", 0.0, "ours"), contender("wrong", 1.0), *falls, late], 2, single=True)
+    assert case.rows[0].median == 0.01 and closed == ["falls"]
+    assert all(row.median is None and row.slower is None and row.refused for row in case.rows[1:])
+    assert "not today" in str(case.rows[2].refused) and "no result" in str(case.rows[3].refused)
 
 
 def test_a_planted_wrong_spline_gets_no_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

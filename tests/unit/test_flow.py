@@ -91,3 +91,12 @@ def test_slices_pick_what_python_picks() -> None:
 def test_chain_takes_chains_apart() -> None:
     f, g, h = Affine((2,)), Identity((2,)), Affine((2,))
     assert (f >> g >> h)[0] is f and len(f >> (g >> h)) == 3 and isinstance((f >> g >> h)[1:], Chain)
+
+
+def test_far_points_in_half_precision() -> None:
+    """Only what overflows is cut off: the squares of many moderate numbers add up in float32."""
+    flow = fk.Flow(fk.distributions.StandardNormal((1000,)), fk.bijectors.Affine(shape=(1000,), scale=10.0)).half()
+    x = torch.full((2, 1000), 10.0, dtype=torch.float16)
+    x[1, 0] = 3e4
+    log_prob = flow.log_prob(x)
+    assert torch.isfinite(log_prob[0]) and log_prob[1] == -torch.inf

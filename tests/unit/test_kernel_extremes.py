@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from flowkit import checks
-from flowkit.core.errors import NotInvertibleError
+from flowkit.core.errors import ConfigError, NotInvertibleError
 from flowkit.kernels import OPS, KernelError, use
 from flowkit.kernels.cpu import library
+from flowkit.testing.ops import cast, results, worst
 from flowkit.univariates import Affine, LogisticMixtureCDF
 
 fused = pytest.mark.skipif("library.unavailable() is not None", reason="no C++ compiler")
@@ -29,6 +30,18 @@ def _outputs(name: str, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
             grads = torch.autograd.grad((out, log_slope), (value, params), (torch.ones_like(out), torch.full_like(out, 0.3)))
         found.append([out.detach(), log_slope.detach(), *grads])
     return found[0], found[1]
+
+
+@fused
+@pytest.mark.parametrize("base", ["none", "normal"])
+@pytest.mark.parametrize("name", ["affine", "inverse_affine", "bounded_affine", "inverse_bounded_affine"])
+def test_float32_error_without_divisions(name: str, base: str) -> None:
+    for label, args in OPS[name].examples(1000):
+        single = cast((args[0], 0.5 * args[1], *args[2:-1], base), torch.float32)
+        with use("fused"):
+            found = results(OPS[name], single)
+        for mine, true in zip(found, results(OPS[name].reference, cast(single, torch.float64)), strict=True):
+            assert worst(mine, true) < 2e-6, label
 
 
 @fused
@@ -87,3 +100,9 @@ def test_mixture_without_a_solution(choice: Any) -> None:
             z = u.untransform(x, params.expand(4, -1))[0]
         assert torch.isfinite(z).tolist() == [True, False, False, False]
         assert torch.isnan(u.untransform(x[:1], torch.full((1, u.parameter_count), math.nan))[0]).all()
+
+
+@pytest.mark.parametrize("choice", ["fused", "reference"])
+def test_a_base_that_is_not_known(choice: Any) -> None:
+    with use(choice), pytest.raises((ConfigError, KernelError), match="gauss"):
+        OPS["affine"](torch.zeros(3), torch.zeros(3, 2), 0, "gauss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flowkit.kernels import diagonal_chain, mixture_cdf, spline_ends
 from flowkit.kernels.cpu import compiler, library
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,27 @@ def test_library_that_does_not_load_leaves_the_reference(tmp_path: Path, monkeyp
     for level in (*LEVELS, "generic"):
         (tmp_path / compiler._carried_name(level)).write_bytes(b"not a library")
     assert library.unavailable() is not None and "plain torch serves" in caplog.text
+
+
+def test_nowhere_to_keep_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(library, "_FOUND", [])
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("FLOWKIT_CACHE", raising=False)
+    assert "FLOWKIT_CACHE" in str(library.unavailable())
+
+
+def test_limits_are_those_of_the_sources() -> None:
+    """A larger number in Python than in C++ would overrun the kernels' arrays."""
+    text = "".join(source.read_text() for source in compiler.sources())
+
+    def constant(name: str) -> int:
+        return int(re.search(rf"constexpr int (?:\w+ = \w+, )*{name} = (\d+)", text).group(1))  # type: ignore[union-attr]
+
+    assert constant("MOST_BINS") == spline_ends.MOST_BINS and constant("MOST_STEPS") == diagonal_chain.MOST_STEPS
+    assert constant("MOST_PARAMETERS") >= 3 * mixture_cdf.MOST_COMPONENTS + 2
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from flowkit.bench.contender import Contender, Group, Refusal
+from flowkit.bench.contender import Contender, Group, refused
 from flowkit.bench.flow_models import JOBS, Data, FlowModel, TorchModel, floor
 from flowkit.bench.models import FlowSpec, make_flow
 from flowkit.bench.peers.peer import Peer, present
@@ -73,9 +73,4 @@ def _flows(peer: Peer, spec: FlowSpec, data: Data, session: Session) -> tuple[li
     try:
         return list(peer.flows(spec, data, session)), []
     except Exception as error:  # a peer may raise anything; the others are to be timed all the same
-        reason = f"{type(error).__name__}: {error}"
-
-        def refuse(repeats: int) -> list[float]:
-            raise Refusal(reason)
-
-        return [], [Contender(peer.name, refuse, None, "eager")]
+        return [], [refused(peer.name, error)]

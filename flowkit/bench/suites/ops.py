@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bench.contender import Check, Contender, Group
+from flowkit.bench.contender import Check, Contender, Group, refused
 from flowkit.bench.peers.peer import present
 from flowkit.bench.report import Case
 from flowkit.bench.session import Session
@@ -111,7 +111,10 @@ def contenders(op: Op, args: tuple[Any, ...], backward: bool, session: Session) 
     job = spline_job(op, args, backward)
     if job is not None:
         for peer in present(session):
-            yield from peer.splines(job, session)
+            try:
+                yield from list(peer.splines(job, session))
+            except Exception as error:  # a peer may raise anything; the others are to be timed all the same
+                yield refused(peer.name, error)
     yield maker.copy()
 
 

@@ -115,11 +115,19 @@ def _path() -> Path:
     name = compiler.find()
     about = compiler.processor()
     key = compiler.digest(*compiler.native(), name, compiler.version(name), compiler.machine(), *(about[part] for part in sorted(about)))
-    folder = Path(os.environ.get("FLOWKIT_CACHE") or Path.home() / ".cache" / "flowkit").expanduser() / "kernels"
+    folder = _cache() / "kernels"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and folder.stat().st_uid not in (os.getuid(), 0):
         raise CompilerError(f"{folder} belongs to another user. Point $FLOWKIT_CACHE at a folder of your own")
     return folder / f"flowkit_{key}.so"
+
+
+def _cache() -> Path:
+    """Where compiled libraries are kept."""
+    try:
+        return Path(os.environ.get("FLOWKIT_CACHE") or Path.home() / ".cache" / "flowkit").expanduser()
+    except RuntimeError:
+        raise CompilerError("there is no home folder to keep them in. Point $FLOWKIT_CACHE at a folder of your own") from None
 
 
 def _compile(path: Path) -> None:
