@@ -17,11 +17,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def activation_module(name: str) -> nn.Module:
-    """The activation of that name."""
+def activation_module(name: str, *, owns_input: bool = False) -> nn.Module:
+    """The activation of that name; ``owns_input`` where nobody else holds its input, so that it may be written over."""
     if name not in ACTIVATIONS:
         raise UnknownNameError(f"No activation named {name!r}. {nearest(name, ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    return nn.ReLU(inplace=True) if owns_input and name == "relu" else ACTIVATIONS[name]()
 
 
 def join(x: Tensor, context: Tensor | None) -> Tensor:

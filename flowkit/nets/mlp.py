@@ -35,7 +35,7 @@ class MLP(nn.Module):
         sizes = [in_features + context_features, *(positive(width, "MLP", "hidden width") for width in hidden)]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
-            layers += [nn.Linear(before, after), activation_module(activation)]
+            layers += [nn.Linear(before, after), activation_module(activation, owns_input=True)]
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(sizes[-1], out_features)
 
