@@ -6,6 +6,7 @@ outside), K for ``circular`` ends (both are the first), K + 1 for ``bounded`` on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -36,6 +37,17 @@ def _count(bins: int, low: float, high: float, ends: str) -> int:
     return bins + knot_count(bins, ends)
 
 
+def _examples(rows: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Those of all splines; and bounded ends with slopes that are given, as a univariate with mixed ends calls the op."""
+    for label, (value, params, bins, *rest) in examples(_count)(rows):
+        yield label, (value, params, bins, *rest)
+        if "bounded" in rest:
+            params = params.clone()
+            params[:, 0, (bins, -1)] = GIVEN  # both ends, and for the second element an inner knot
+            params[:, 1, bins + 2] = GIVEN
+            yield f"{label}_given", (value, params, bins, *rest)
+
+
 piecewise_quadratic_spline, inverse_piecewise_quadratic_spline = scalar_ops(
     "piecewise_quadratic_spline",
     SCHEMA,
@@ -44,5 +56,5 @@ piecewise_quadratic_spline, inverse_piecewise_quadratic_spline = scalar_ops(
     gpu=maps.PIECEWISE_QUADRATIC_SPLINE,
     count=_count,
     limits=limits,
-    examples=examples(_count),
+    examples=_examples,
 )

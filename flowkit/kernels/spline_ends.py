@@ -18,7 +18,7 @@ SCHEMA = "int bins, float low, float high, str ends, "
 
 
 def knot_count(bins: int, ends: str) -> int:
-    """How many raw numbers at knots there are: K - 1 inner ones, K where both ends are one, else K + 1."""
+    """How many raw numbers at knots there are: K - 1 inner ones, K where both ends are one, else (mixed kinds too) K + 1."""
     return {"linear": bins - 1, "circular": bins}.get(ends, bins + 1)
 
 

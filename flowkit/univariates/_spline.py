@@ -18,6 +18,7 @@ from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
 from flowkit.kernels.bins import MIN_WIDTH, Axis, knots
 from flowkit.kernels.op import Op
+from flowkit.kernels.spline_ends import knot_count
 
 Ends = Literal["linear", "bounded", "circular"]
 
@@ -78,7 +79,7 @@ class SplineUnivariate(Univariate):
             self.register_buffer("is_circular", torch.tensor([end == "circular" for end in self.ends], dtype=torch.bool), persistent=False)
 
     def _knot_parameters(self, kind: str) -> int:
-        return {"linear": self.bins - 1, "circular": self.bins}.get(kind, self.bins + 1)
+        return knot_count(self.bins, kind)
 
     def _inside(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} defines no _inside.")

@@ -29,6 +29,7 @@ CASES = {
     "spline_bfloat16": (maps.RATIONAL_QUADRATIC_SPLINE, SPLINE, (4096, 16), torch.bfloat16),
     "piecewise_linear_spline": (maps.PIECEWISE_LINEAR_SPLINE, SPLINE, (4096, 16), torch.float32),
     "piecewise_quadratic_spline": (maps.PIECEWISE_QUADRATIC_SPLINE, SPLINE, (4096, 16), torch.float32),
+    "piecewise_quadratic_spline_bounded": (maps.PIECEWISE_QUADRATIC_SPLINE, (8, 0.0, 1.0, "bounded"), (4096, 63), torch.float32),
     "bounded_affine": (maps.BOUNDED_AFFINE, (5.0,), (4096, 16), torch.float32),
     "affine": (maps.AFFINE, (), (4096, 16), torch.float32),
 }

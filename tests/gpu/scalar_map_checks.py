@@ -48,6 +48,7 @@ class Judged:
             low, high, ends = constants[1:]
             beyond = 0.2 if ends == "linear" else 0.0
             value = low + (high - low) * (torch.rand(shape, generator=generator, dtype=torch.float64) * (1 + 2 * beyond) - beyond)
+        params = self.subject.vary(params, *constants)
         return value.to(self.device, dtype), params.to(self.device, dtype)
 
     def plain(self, value: Tensor, params: Tensor, *constants: Any) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,11 @@ def values(case: Judged) -> None:
         for rows in (0, 1, 7, 63, 100, 128):
             compare(case, (rows, 3), constants, 1, "none", rows)
         compare(case, (130,), constants, 0, "normal")
-    for constants in case.subject.constants[1:]:
+
+
+def all_constants(case: Judged) -> None:
+    """Outputs and gradients with every kind of ends, with slopes that are given where a map takes them."""
+    for constants in case.subject.constants:
         compare(case, (3, 2, 5), constants, 2, "normal")
 
 
@@ -261,5 +266,5 @@ def operator(case: Judged) -> None:
 
 
 CHECKS: dict[str, Callable[[Judged], None]] = {
-    check.__name__: check for check in (values, long_rows, many_bins, float32_error, half_precision, layouts, memory, strange_values, operator)
+    check.__name__: check for check in (values, all_constants, long_rows, many_bins, float32_error, half_precision, layouts, memory, strange_values, operator)
 }

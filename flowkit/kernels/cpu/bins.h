@@ -8,6 +8,9 @@ constexpr int MOST_BINS = 64;
 static_assert(3 * MOST_BINS + 1 <= MOST_PARAMETERS, "a tile holds the numbers of that many bins");
 constexpr double FLOOR = 1e-3;  // of a bin's share of the interval, and of slopes
 
+// How many raw numbers at knots there are, as in kernels/spline_ends.py.
+constexpr int knot_count(int bins, int ends) { return ends == LINEAR ? bins - 1 : ends == CIRCULAR ? bins : bins + 1; }
+
 // Knots from bin sizes, without rounding errors that add up over the bins, and distances from them: in float64 what is lost in each
 // sum is kept and added at the end; in float32 places are integers, in parts of 2^-31 of the interval from its middle.
 template <class T> struct Knots {

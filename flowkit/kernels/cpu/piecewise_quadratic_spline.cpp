@@ -156,7 +156,7 @@ template <class T> struct PiecewiseQuadratic : Interval<T> {
 };
 
 template <class T> PiecewiseQuadratic<T> piecewise_quadratic_of(int bins, int ends, int inverse, double low, double high) {
-    return {{bins, ends, inverse != 0, T(low), T(high)}, bins + (ends == LINEAR ? bins - 1 : ends == CIRCULAR ? bins : bins + 1)};
+    return {{bins, ends, inverse != 0, T(low), T(high)}, bins + knot_count(bins, ends)};
 }
 
 }  // namespace

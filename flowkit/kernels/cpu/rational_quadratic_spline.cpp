@@ -149,10 +149,8 @@ template <class T> struct RationalQuadratic : Interval<T> {
     }
 };
 
-int numbers(int bins, int ends) { return 2 * bins + (ends == LINEAR ? bins - 1 : ends == CIRCULAR ? bins : bins + 1); }
-
 template <class T> RationalQuadratic<T> rational_quadratic_of(int bins, int ends, int inverse, double low, double high, double unit) {
-    return {{bins, ends, inverse != 0, T(low), T(high)}, numbers(bins, ends), T(unit)};
+    return {{bins, ends, inverse != 0, T(low), T(high)}, 2 * bins + knot_count(bins, ends), T(unit)};
 }
 
 }  // namespace

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from flowkit.kernels.gpu.scalar_map import GpuScalarMap, Table
 from flowkit.kernels.rational_quadratic import UNIT_SLOPE
-
-
-def _knots(bins: int, ends: str) -> int:
-    """How many numbers at knots there are."""
-    return {"linear": bins - 1, "circular": bins}.get(ends, bins + 1)
+from flowkit.kernels.spline_ends import knot_count
 
 
 def _numbers(bins: int) -> int:
@@ -16,11 +12,11 @@ def _numbers(bins: int) -> int:
 
 
 def _rational_quadratic(bins: int, low: float, high: float, ends: str) -> Table:
-    return Table(2 * bins + _knots(bins, ends), 4, _numbers(bins), (bins, float(low), float(high), ends, UNIT_SLOPE))
+    return Table(2 * bins + knot_count(bins, ends), 4, _numbers(bins), (bins, float(low), float(high), ends, UNIT_SLOPE))
 
 
 def _quadratic(bins: int, low: float, high: float, ends: str) -> Table:
-    return Table(bins + _knots(bins, ends), 4, _numbers(bins), (bins, float(low), float(high), ends))
+    return Table(bins + knot_count(bins, ends), 4, _numbers(bins), (bins, float(low), float(high), ends))
 
 
 def _linear(bins: int, low: float, high: float, ends: str) -> Table:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowkit.kernels.bins import MIN_WIDTH
 from flowkit.kernels.gpu.language import constant, jit, tl
 
-FLOOR = constant(1e-3)  # least share of a bin, and least slope
+FLOOR = constant(MIN_WIDTH)  # least share of a bin, in x and in y, and least slope
 LINEAR = constant(20.0)  # from here on softplus is the identity, as in torch
 
 

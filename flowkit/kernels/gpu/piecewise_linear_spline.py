@@ -73,7 +73,7 @@ def backward(
 ) -> Any:
     """Cotangents of the value and of the table."""
     WIDTH: tl.constexpr = (SHAPE[2] - SHAPE[1]) / SHAPE[0]
-    STRETCH: tl.constexpr = (SHAPE[2] - SHAPE[1]) * (1.0 - 1e-3 * SHAPE[0])
+    STRETCH: tl.constexpr = (SHAPE[2] - SHAPE[1]) * (1.0 - FLOOR * SHAPE[0])
     value = reached(given, SHAPE)
     bin, x, y, h, t, tall = _find(value, table, SHAPE, INVERSE, NUMBERS)
     made = x + t * WIDTH if INVERSE else y + t * h

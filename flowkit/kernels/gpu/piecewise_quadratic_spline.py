@@ -1,7 +1,7 @@
 """The piecewise-quadratic spline on the device; formulas and names of ``kernels/piecewise_quadratic.py``.
 
 SHAPE is (bins, low, high, ends). Sections of the table: the raw widths, those of the bins before, and the raw heights at the right and
-at the left end of every bin.
+at the left end of every bin. Where a raw height is -inf the slope is given as 1: at linear ends, and wherever the caller says so.
 
 In a bin with s = dy/dx = v u + v' t, b = v' - v, cotangents g of y and k of log s give
     of t     Gt = g W s + k b / s          of v     Gv = g W t (1 + u) / 2 + k u / s
@@ -11,7 +11,7 @@ The inverse, with cotangents g of x and k of -log s: y receives e = (g - k b / (
 From there to the raw numbers: y knots are sums of W_j (v_j + v_j+1) / 2, so with the height of its left end every bin before the
 chosen one passes g W_j / 2 to the slopes at its ends and g (v_j + v_j+1) / 2 to its width. Let c_m be all that the slope at knot m
 receives. With p = exp(a) / sum_j m_j exp(a_j), v = f + S p, S = (1 - f) E and A = sum_m c_m p_m over the knots that are not given
-    a_m receives  S p_m (c_m - m_m A)        W_j receives  -S A (p_j + p_j+1) / 2, and with linear ends the outer two  -(1 - f) A / 2.
+    a_m receives  S p_m (c_m - m_m A)        W_j receives  -S A (p_j + p_j+1) / 2, and for each end with a given slope  -(1 - f) A / 2.
 """
 
 from __future__ import annotations
@@ -44,19 +44,25 @@ def place_of(parameter: tl.tensor, SHAPE: tl.constexpr, NUMBERS: tl.constexpr) -
 
 
 @jit
-def _axes(table: tl.tensor, SHAPE: tl.constexpr, NUMBERS: tl.constexpr) -> Any:
+def _heights(table: tl.tensor, SHAPE: tl.constexpr, NUMBERS: tl.constexpr) -> Any:
+    """Raw heights at the right and left ends of all bins; -inf where the slope is given, and past the last bin."""
+    number = tl.arange(0, NUMBERS)[:, None]
+    right = tl.where(number < SHAPE[0], section(table, 2), float("-inf"))
+    left = tl.where(number < SHAPE[0], section(table, 3), float("-inf"))
+    if SHAPE[3] == "linear":
+        right = tl.where(number == SHAPE[0] - 1, float("-inf"), right)
+        left = tl.where(number == 0, float("-inf"), left)
+    return right, left
+
+
+@jit
+def _axes(table: tl.tensor, right: tl.tensor, left: tl.tensor, SHAPE: tl.constexpr, NUMBERS: tl.constexpr) -> Any:
     """Widths, and at the right and left ends of all bins the shares p of the slopes, 0 where a slope is given; and S."""
     LENGTH: tl.constexpr = SHAPE[2] - SHAPE[1]
     number = tl.arange(0, NUMBERS)[:, None]
     width = shares(section(table, 0), SHAPE[0]) * (LENGTH * (1.0 - FLOOR * SHAPE[0])) + LENGTH * FLOOR
     width = tl.where(number < SHAPE[0], width, 0.0)
-    right = tl.where(number < SHAPE[0], section(table, 2), float("-inf"))
-    left = tl.where(number < SHAPE[0], section(table, 3), float("-inf"))
-    room = tl.zeros_like(row_of(width, 0)) + LENGTH
-    if SHAPE[3] == "linear":
-        right = tl.where(number == SHAPE[0] - 1, float("-inf"), right)
-        left = tl.where(number == 0, float("-inf"), left)
-        room -= 0.5 * (row_of(width, 0) + row_of(width, SHAPE[0] - 1))
+    room = LENGTH - 0.5 * tl.sum(tl.where(right == float("-inf"), width, 0.0) + tl.where(left == float("-inf"), width, 0.0), 0)
     most = tl.maximum(tl.max(right, 0), tl.max(left, 0))[None, :]
     right = tl.exp(right - most)
     left = tl.exp(left - most)
@@ -65,15 +71,9 @@ def _axes(table: tl.tensor, SHAPE: tl.constexpr, NUMBERS: tl.constexpr) -> Any:
 
 
 @jit
-def _slopes(right: tl.tensor, left: tl.tensor, stretch: tl.tensor, SHAPE: tl.constexpr, NUMBERS: tl.constexpr) -> Any:
-    """Slopes at the right and left ends of all bins."""
-    number = tl.arange(0, NUMBERS)[:, None]
-    right = right * stretch[None, :] + FLOOR
-    left = left * stretch[None, :] + FLOOR
-    if SHAPE[3] == "linear":
-        right = tl.where(number == SHAPE[0] - 1, 1.0, right)
-        left = tl.where(number == 0, 1.0, left)
-    return right, left
+def _slopes(share: tl.tensor, raw: tl.tensor, stretch: tl.tensor) -> Any:
+    """Slopes at one end of all bins."""
+    return tl.where(raw == float("-inf"), 1.0, share * stretch[None, :] + FLOOR)
 
 
 @jit
@@ -106,8 +106,10 @@ def _find(value: tl.tensor, width: tl.tensor, right: tl.tensor, left: tl.tensor,
 @jit
 def forward(given: tl.tensor, table: tl.tensor, SHAPE: tl.constexpr, INVERSE: tl.constexpr, NUMBERS: tl.constexpr) -> Any:
     """Value and log-slope."""
-    width, right, left, stretch = _axes(table, SHAPE, NUMBERS)
-    right, left = _slopes(right, left, stretch, SHAPE, NUMBERS)
+    raw_right, raw_left = _heights(table, SHAPE, NUMBERS)
+    width, right, left, stretch = _axes(table, raw_right, raw_left, SHAPE, NUMBERS)
+    right = _slopes(right, raw_right, stretch)
+    left = _slopes(left, raw_left, stretch)
     _, x, w, y, first, last, t, slope = _find(clamped(given, SHAPE[1], SHAPE[2]), width, right, left, SHAPE, INVERSE, NUMBERS)
     steep = tl.log(slope)
     made = x + t * w if INVERSE else y + 0.5 * w * t * (first * (2.0 - t) + last * t)
@@ -126,8 +128,10 @@ def backward(
     NUMBERS: tl.constexpr,
 ) -> Any:
     """Cotangents of the value and of the table."""
-    width, p_right, p_left, stretch = _axes(table, SHAPE, NUMBERS)
-    right, left = _slopes(p_right, p_left, stretch, SHAPE, NUMBERS)
+    raw_right, raw_left = _heights(table, SHAPE, NUMBERS)
+    width, p_right, p_left, stretch = _axes(table, raw_right, raw_left, SHAPE, NUMBERS)
+    right = _slopes(p_right, raw_right, stretch)
+    left = _slopes(p_left, raw_left, stretch)
     value = reached(given, SHAPE)
     bin, x, w, y, first, last, t, slope = _find(value, width, right, left, SHAPE, INVERSE, NUMBERS)
     made = x + t * w if INVERSE else y + 0.5 * w * t * (first * (2.0 - t) + last * t)
@@ -176,9 +180,9 @@ def _spread(
     total = tl.sum(to_right * p_right + to_left * p_left, 0)
     drawn = (stretch * total)[None, :]
     to_width = tl.where(below, gx[None, :] + half * (left + right), tl.where(here, gw[None, :], 0.0)) - 0.5 * drawn * (p_left + p_right)
-    if SHAPE[3] == "linear":
-        outer = (number == 0) | (number == SHAPE[0] - 1)
-        to_width -= tl.where(outer, total[None, :] * (0.5 * (1.0 - FLOOR)), 0.0)
+    raw_right, raw_left = _heights(table, SHAPE, NUMBERS)
+    taken = total[None, :] * (0.5 * (1.0 - FLOOR))  # a slope that is given takes its m off S
+    to_width -= tl.where(raw_right == float("-inf"), taken, 0.0) + tl.where(raw_left == float("-inf"), taken, 0.0)
     share = shares(section(table, 0), SHAPE[0])
     to_width *= LENGTH * (1.0 - FLOOR * SHAPE[0])
     to_width = share * (to_width - tl.sum(share * to_width, 0)[None, :])

@@ -164,7 +164,7 @@ def _spread(
     NUMBERS: tl.constexpr,
 ) -> Any:
     """From the chosen bin to a table of all raw numbers."""
-    STRETCH: tl.constexpr = (SHAPE[2] - SHAPE[1]) * (1.0 - 1e-3 * SHAPE[0])
+    STRETCH: tl.constexpr = (SHAPE[2] - SHAPE[1]) * (1.0 - FLOOR * SHAPE[0])
     number = tl.arange(0, NUMBERS)[:, None]
     knot = number + 1 if SHAPE[3] == "linear" else number
     bent = tl.where(knot == bin[None, :], g0[None, :], tl.where(knot - 1 == bin[None, :], g1[None, :], 0.0))
