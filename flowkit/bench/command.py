@@ -14,6 +14,8 @@ from flowkit.bench.run import run, suite_named
 from flowkit.bench.setting import Setting
 from flowkit.core.errors import ConfigError
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def bench(
     suite: str | None, setting: Setting, *, json_path: str | None = None, plot_path: str | None = None, out: str | None = None, command: str = "flowkit bench"
@@ -35,13 +37,16 @@ def bench(
     for path in files.values():
         if not path.parent.is_dir():
             raise ConfigError(f"bench: expected a file in a folder that exists; got {path}. Make {path.parent} first.")
+    if "png" in files and files["png"].suffix.lower() not in PICTURES:
+        raise ConfigError(f"bench: expected --plot to end in one of {', '.join(PICTURES)}; got {files['png']}.")
+    if out is not None:
+        _make_folder(Path(out))
     from flowkit.bench.terminal import watching
 
     with watching() as (watch, show):
         report = run(name, setting, command=command, watch=watch, done=show)
     written = dict(files)
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
         stem = name if setting.op is None else setting.op
         write_json(report, Path(out, f"{stem}.json"))
         picture(report, Path(out, f"{stem}.png"))
@@ -51,6 +56,14 @@ def bench(
     if "png" in written:
         picture(report, written["png"])
     return report
+
+
+def _make_folder(path: Path) -> None:
+    """Before anything is measured."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"bench: expected --out to be a folder that can be made; got {path}: {error.strerror}.") from None
 
 
 def write_json(report: Report, path: Path) -> None:

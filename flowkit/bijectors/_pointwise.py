@@ -17,13 +17,11 @@ from flowkit.kernels.diagonal_chain import Steps
 
 
 class Pointwise(Bijector):
-    """One scalar map on every coordinate. A subclass names a step of ``kernels.diagonal_steps``, which neighbours then share a pass with,
-    or writes ``_value``, ``_preimage`` and ``_log_slope``, elementwise.
+    """One scalar map on every coordinate. A subclass writes ``_value``, ``_preimage`` and ``_log_slope``, elementwise.
 
     Args:
         shape: event shape, all sizes known.
         domain, codomain: ends of the intervals; infinite for the whole line.
-        step: the map, where it is such a step.
     """
 
     traits = Traits(jacobian="diagonal")
@@ -34,10 +32,9 @@ class Pointwise(Bijector):
         *,
         domain: tuple[float, float] = (-torch.inf, torch.inf),
         codomain: tuple[float, float] = (-torch.inf, torch.inf),
-        step: str | None = None,
     ) -> None:
         super().__init__()
-        self.shape, self._step = shape, step
+        self.shape = shape
         self.in_shape = self.out_shape = as_shape(shape, self.who)
         if None in self.in_shape:
             raise ConfigError(f"{self.who}: expected a shape of known sizes; got {shape!r}. Pass e.g. (3, 32, 32).")
@@ -55,16 +52,26 @@ class Pointwise(Bijector):
     def _log_slope(self, z: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def diagonal_steps(self) -> Steps | None:
-        return None if self._step is None else Steps(self._step)
-
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        if self._step is not None:
-            return Steps(self._step)(z, len(self.in_shape))
         return self._value(z), sum_event(self._log_slope(z), len(self.in_shape))
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        if self._step is not None:
-            return Steps(self._step).inverted()(x, len(self.in_shape))
         z = self._preimage(x)
         return z, -sum_event(self._log_slope(z), len(self.in_shape))
+
+
+class Stepwise(Pointwise):
+    """A pointwise map that is a step of ``kernels.diagonal_steps``: neighbours in a chain share a pass with it."""
+
+    def _program(self) -> str:
+        """The step, with its number as it is now."""
+        raise NotImplementedError
+
+    def diagonal_steps(self) -> Steps:
+        return Steps(self._program())
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return self.diagonal_steps()(z, len(self.in_shape))
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return self.diagonal_steps().inverted()(x, len(self.in_shape))

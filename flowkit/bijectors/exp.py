@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from flowkit.bijectors._pointwise import Pointwise
+from flowkit.bijectors._pointwise import Stepwise
 from flowkit.core.registry import BIJECTORS
 
 
 @BIJECTORS.register("exp")
-class Exp(Pointwise):
+class Exp(Stepwise):
     """x = exp(z), R to (0, inf); its inverse ``~Exp(shape)`` is the logarithm.
 
     Values saturate at the largest and smallest normal numbers of the dtype (|z| > 87 in float32, 708 in float64), with no
@@ -22,7 +22,10 @@ class Exp(Pointwise):
     """
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        super().__init__(shape, codomain=(0.0, torch.inf), step="exp")
+        super().__init__(shape, codomain=(0.0, torch.inf))
+
+    def _program(self) -> str:
+        return "exp"
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Exp]]:

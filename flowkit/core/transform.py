@@ -230,8 +230,10 @@ class Bijector(Transform):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if not {"_forward", "_inverse"}.isdisjoint(vars(cls)) and "diagonal_steps" not in vars(cls):
-            cls.diagonal_steps = Bijector.diagonal_steps  # type: ignore[method-assign]  # those it inherits are of another formula
+        formula = next(i for i, base in enumerate(cls.__mro__) if not {"_forward", "_inverse"}.isdisjoint(vars(base)))
+        for shortcut in ("diagonal_steps", "masked_normal"):
+            if not any(shortcut in vars(base) for base in cls.__mro__[: formula + 1]):  # what it inherits goes around another formula
+                setattr(cls, shortcut, getattr(Bijector, shortcut))
 
     def inverse(self, x: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Normalise: data to latent.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,10 +67,10 @@ def _supports(value: Tensor, params: Tensor, program: str, event_dims: int, base
     return None
 
 
-@cache
+@lru_cache(maxsize=256)
 def _encoded(program: str) -> Tensor:
-    """(steps, 2) code and number, as C++ reads them."""
-    return torch.tensor([[NAMES.index(name), number] for name, number in parse(program)], dtype=torch.float64)
+    """(steps, 2) code and number, as C++ reads them: in memory, whatever the default device is."""
+    return torch.tensor([[NAMES.index(name), number] for name, number in parse(program)], dtype=torch.float64, device="cpu")
 
 
 def _run(symbol: str, given: tuple[Tensor, ...], value: Tensor, params: Tensor, made: Pair, program: str, event_dims: int, base: str) -> None:
@@ -95,10 +95,13 @@ def _backward(grad_out: Tensor, grad_log_det: Tensor, value: Tensor, params: Ten
     return made
 
 
-def _one_by_one(call: Callable[..., Pair]) -> Callable[..., tuple[Pair, tuple[int, int]]]:
+def _one_by_one(call: Callable[..., Pair], fake: Callable[..., Pair]) -> Callable[..., tuple[Pair, tuple[int, int]]]:
     """The vmap rule of an operator whose params all events share: a call for each entry, as each may have its own params."""
 
     def batched(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Pair, tuple[int, int]]:
+        if info.batch_size == 0:
+            made = fake(*(arg if dim is None else arg.new_empty(arg.movedim(dim, 0).shape[1:]) for arg, dim in zip(args, dims, strict=True)))
+            return (made[0].new_empty((0, *made[0].shape)), made[1].new_empty((0, *made[1].shape))), (0, 0)
         calls = [call(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, dims, strict=True))) for i in range(info.batch_size)]
         first, second = zip(*calls, strict=True)
         return (torch.stack(first), torch.stack(second)), (0, 0)
@@ -114,7 +117,7 @@ def _register(name: str, tensors: str, kernel: Callable[..., Pair], count: int, 
 
     operator = torch.library.custom_op(f"flowkit::{name}", contiguous, mutates_args=(), device_types="cpu", schema=schema)
     operator.register_fake(fake)
-    operator.register_vmap(_one_by_one(operator))
+    operator.register_vmap(_one_by_one(operator, fake))
     return operator
 
 
@@ -206,6 +209,7 @@ class Steps:
         if not self.params:
             return value.new_empty((0, 2, 1))
         params, shape = self.params, self.params[0].shape
-        if any(part.shape != shape for part in params) or shape[1:].numel() > 1:
+        # one number for each place on the first axis of the event serves as it is
+        if any(part.shape != shape for part in params) or len(shape) != event_dims or shape[1:].numel() > 1:
             params = tuple(part.expand(value.shape[value.dim() - event_dims :]) for part in params)
         return torch.stack(params).reshape(len(params) // 2, 2, -1)

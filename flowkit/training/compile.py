@@ -7,7 +7,7 @@ import functools
 import logging
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,11 @@ from flowkit.core.checks import check_finite, runs_eagerly
 from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import Context, Shape
 from flowkit.core.transform import Transform
+from flowkit.kernels import op
 
 MODULE = TypeVar("MODULE", bound=nn.Module)
 FEW = 24  # operations of a call that a CPU runs as fast one by one; layers over fused kernels have 4 to 18, those over plain torch 34 to 500
+BUFFERED = frozenset(("mask", "order", "adjacency", "seed"))  # lists and numbers that maps make buffers from: layers differ in them and share a program
 _LOG = logging.getLogger(__name__)
 _Pair = tuple[Tensor, Tensor]
 
@@ -28,15 +30,16 @@ _Pair = tuple[Tensor, Tensor]
 def compile(model: MODULE, *, backend: str | None = None) -> MODULE:
     """The same flow with its maps compiled; parameters and buffers are shared, so training either trains both.
 
-    Maps of equal structure share one program, whose first axis is of any size: the time to compile does not grow with depth, and
+    Maps of equal structure and constants share one program, whose first axis is of any size: the time to compile does not grow with depth, and
     no batch of another size, such as the last of an epoch, compiles again. Batches of fewer than two events run as they are, as does
     what draws, iterates, or solves coordinate by coordinate. The result is a flow of the same class with the same ``state_dict``;
     it saves, copies and conditions as the flow does, and raises the same errors. A map that torch cannot compile runs as it is, and the
     log says so.
 
-    On a CPU only maps of many operations are compiled: those over fused kernels gain nothing there (benchmarks/results/compile_time.md),
-    the others (Bernstein polynomials, sums of squares, mixtures, networks that are monotone) up to an order of magnitude, for some
-    seconds of a C++ compiler. Second derivatives go through ``model`` itself: torch.compile gives first ones.
+    On a CPU only maps of many operations are compiled: those over fused kernels gain nothing there, the others (Bernstein polynomials,
+    sums of squares, mixtures, networks that are monotone) are worth the seconds of a C++ compiler; ``python benchmarks/compile_time.py``
+    measures both. On a GPU every map is compiled and its kernels are launched one by one: CUDA graphs are not captured. Second
+    derivatives go through ``model`` itself: torch.compile gives first ones.
 
     Args:
         model: a flow, or a module that holds maps.
@@ -90,14 +93,14 @@ class _Region:
         batch = value.shape[: value.dim() - len(event)]
         if not runs_eagerly() or batch.numel() < 2 or torch._C._len_torch_dispatch_stack() or torch.autograd.forward_ad._current_level >= 0:
             return self._as_it_is(value, context, generator, inverse)
-        kind, device = self._of_kind(), value.device.type
-        chosen = kind.choice(step, inverse, device)
+        kind, call = self._of_kind(), _call(inverse, value)
+        chosen = kind.choice(step, call)
         if chosen is None:
             with _Count() as count:
                 result = self._as_it_is(value, context, generator, inverse)
-            kind.decide(inverse, device, count.operations)
+            kind.decide(call, count.operations)
             return result
-        found = kind.run(step, inverse, _rows(value, event), map_context(context, step.context_shape, _rows)) if chosen else None
+        found = kind.run(step, call, _rows(value, event), map_context(context, step.context_shape, _rows)) if chosen else None
         if found is None:
             return self._as_it_is(value, context, generator, inverse)
         out, log_det = found
@@ -107,7 +110,7 @@ class _Region:
     def masked_normal(self, value: Tensor, context: Any = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
         """The map's own where its formula runs as it is; else by ``_formula``."""
         step = self.step
-        own = runs_eagerly() and self._of_kind().choice(step, inverse, value.device.type) is False
+        own = runs_eagerly() and self._of_kind().choice(step, _call(inverse, value)) is False
         return (type(step) if own else Transform).masked_normal(step, value, context, inverse=inverse, generator=generator)
 
     def _of_kind(self) -> _Kind:
@@ -119,41 +122,56 @@ class _Region:
         return type(self.step)._formula(self.step, value, context, generator, inverse)
 
 
+class _Call(NamedTuple):
+    """What of a call decides which operations it is made of, besides the map: its direction, and what chooses the kernels."""
+
+    inverse: bool
+    device: str
+    dtype: torch.dtype
+    kernels: op.Choice | None
+
+
+def _call(inverse: bool, value: Tensor) -> _Call:
+    return _Call(inverse, value.device.type, value.dtype, op._CHOICE[0])
+
+
 class _Kind:
     """Maps of one structure: what is known about compiling them, and their programs."""
 
     def __init__(self, backend: str | None) -> None:
         self.backend = backend
-        self._choices: dict[tuple[bool, str], bool] = {}
-        self._programs: dict[tuple[bool, bool, torch.dtype], Callable[..., _Pair]] = {}
+        self._choices: dict[_Call, bool] = {}
+        self._programs: dict[tuple[_Call, bool], Callable[..., _Pair]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Kind:
         return self
 
-    def choice(self, step: Transform, inverse: bool, device: str) -> bool | None:
-        """Whether to compile a call in that direction; None while that is not known."""
-        known = self._choices.get((inverse, device))
-        if known is None and (not _compilable(step, inverse) or self.backend is not None or device != "cpu"):
-            known = self._choices[inverse, device] = _compilable(step, inverse)
+    def choice(self, step: Transform, call: _Call) -> bool | None:
+        """Whether to compile such a call; None while that is not known."""
+        known = self._choices.get(call)
+        if known is None and (not _compilable(step, call.inverse) or self.backend is not None or call.device != "cpu"):
+            known = self._choices[call] = _compilable(step, call.inverse)
         return known
 
-    def decide(self, inverse: bool, device: str, operations: int) -> None:
+    def decide(self, call: _Call, operations: int) -> None:
         """Choose by the number of operations of a call."""
-        self._choices[inverse, device] = operations > FEW
+        self._choices[call] = operations > FEW
 
-    def run(self, step: Transform, inverse: bool, value: Tensor, context: Context) -> _Pair | None:
+    def run(self, step: Transform, call: _Call, value: Tensor, context: Context) -> _Pair | None:
         """The compiled call; None where torch cannot compile it, which is then not tried again."""
-        key = (inverse, torch.is_grad_enabled(), value.dtype)
+        key = (call, torch.is_grad_enabled())
         if key not in self._programs:
-            self._programs[key] = _program(step, inverse, self.backend or "inductor")
+            self._programs[key] = _program(step, call.inverse, self.backend or "inductor")
         for tensor in (value, *_tensors(context)):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        failures = torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit  # the second is not of the first's class
         try:
             return self._programs[key](step, value, context)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            _LOG.warning("compile: %s runs as it is, torch.compile cannot take it: %s", step._who_call(inverse), reason)
-            self._choices[inverse, value.device.type] = False
+        except failures as error:
+            told = error.__cause__ if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit) else error
+            reason = next((line for line in str(told).splitlines() if line.strip()), type(error).__name__)
+            _LOG.warning("compile: %s runs as it is, torch.compile cannot take it: %s", step._who_call(call.inverse), reason)
+            self._choices[call] = False
             return None
 
 
@@ -164,11 +182,29 @@ def _kind(structure: Any, backend: str | None) -> _Kind:
 
 
 def _structure(step: Transform) -> Any:
-    """The classes and shapes a map is made of; constants besides are told apart by torch.compile's own guards."""
+    """The classes, shapes and constants a map is made of. Private attributes follow from these; torch.compile's own guards tell them apart."""
+    return tuple((name, type(module), _shapes(module), _constants(module)) for name, module in step.named_modules())
+
+
+def _shapes(module: nn.Module) -> Any:
+    return tuple((name, None if held is None else held.shape) for name, held in (module._parameters | module._buffers).items())
+
+
+def _constants(module: nn.Module) -> Any:
     return tuple(
-        (name, type(module), tuple((key, None if held is None else held.shape) for key, held in (module._parameters | module._buffers).items()))
-        for name, module in step.named_modules()
+        (name, _plain(value))
+        for name, value in vars(module).items()
+        if not (name.startswith("_") or name == "training" or (name in BUFFERED and not isinstance(value, str)))
     )
+
+
+def _plain(value: Any) -> Any:
+    """Hashable, and equal for equal constants: numbers and strings as they are written, which tells 1 from 1.0 and True; of other objects the class."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((repr(key), _plain(item)) for key, item in value.items())
+    return repr(value) if value is None or isinstance(value, bool | int | float | str | torch.dtype) else type(value)
 
 
 def _compilable(step: Transform, inverse: bool) -> bool:

@@ -308,6 +308,8 @@ def test_numbers_that_json_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--rounds", "0"], "rounds >= 1"),
         (["--threads", "none"], "threads"),
         (["--json", "nowhere/at/all.json"], "nowhere"),
+        (["--quick", "--plot", "picture.xyz"], ".png, .pdf, .svg"),
+        (["--quick", "--out", "/dev/null/tables"], "folder"),
         (["--suit", "ops"], "Nearest: '--suite'"),
     ],
 )

@@ -40,7 +40,8 @@ def _normalized(*shape: int) -> BatchNorm:
 
 
 CHAINS: dict[str, Any] = {
-    "to_the_unit_interval": lambda: [_standardize(3), Sigmoid(3), Affine((3,), loc=0.3, scale=1.4)],
+    "to_the_unit_interval": lambda: [ActNorm((3,)), Sigmoid(3), Affine((3,), loc=0.3, scale=1.4)],
+    "standardized": lambda: [Sigmoid(3), Affine((3,), scale=2.0), _standardize(3), Tanh(3), ~_normalized(3)],
     "two_affine": lambda: [Affine((3,), loc=-1.0, scale=0.5), ActNorm((3,))],
     "tempered": lambda: [ActNorm((3,)), Sigmoid(3, temperature=2.0), ~Sigmoid(3, temperature=0.5), Tanh(3)],
     "positive": lambda: [Exp(3), ~Softplus(3), _normalized(3), SoftClip(3, bound=3.0), Affine((3,), scale=0.3), ~Tanh(3)],
@@ -127,6 +128,7 @@ def test_what_runs_together() -> None:
     assert kinds(_made("to_the_unit_interval"), True) == ["Affine", "DiagonalRun"]
     assert kinds(_made("tempered"), False) == ["DiagonalRun", "DiagonalRun"]
     assert kinds(_made("broken"), False) == ["DiagonalRun", "Power", "DiagonalRun"]
+    assert kinds(_made("standardized"), False) == ["DiagonalRun", "Standardize", "DiagonalRun"]
     conditional = Chain([Affine((3,), context_features=2), Affine((3,)), Affine((3,))])
     assert kinds(conditional, False) == ["Affine", "DiagonalRun"]
     with flowkit.checks(finite=True):
@@ -148,6 +150,232 @@ def test_a_formula_of_its_own_is_not_passed_over() -> None:
 
     chain = Chain([Twice((3,)), Affine((3,), loc=1.0)])
     assert chain(torch.ones(3))[0].tolist() == [3.0, 3.0, 3.0]
+
+
+def test_no_override_is_passed_over() -> None:
+    """Not that of a helper, of the public call, or of one instance."""
+
+    class Moved(Affine):
+        def _parameters_at(self, *args: Any) -> Any:
+            raise RuntimeError("called")
+
+    class Public(Affine):
+        def forward(self, z: Tensor, context: Any = None, *, generator: Any = None) -> tuple[Tensor, Tensor]:
+            raise RuntimeError("called")
+
+    own = Affine((3,), loc=1.0)
+
+    def raising(z: Tensor, context: Any, generator: Any) -> Any:
+        raise RuntimeError("called")
+
+    own._forward = raising  # type: ignore[method-assign]
+    for part in (Moved((3,), loc=1.0), Public((3,)), own):
+        with pytest.raises(RuntimeError, match="called"):
+            Chain([part, Affine((3,))])(torch.ones(3))
+
+
+def test_a_base_of_its_own_density() -> None:
+    class Lower(StandardNormal):
+        def log_prob(self, x: Tensor, context: Any = None) -> Tensor:
+            return super().log_prob(x, context) - 100
+
+    x = torch.zeros(2)
+    assert Flow(Lower((2,)), Affine(2)).log_prob(x) == Flow(StandardNormal((2,)), Affine(2)).log_prob(x) - 100
+
+
+class _Halved:
+    """Half of what the class after it gives."""
+
+    def _inverse(self, x: Tensor, context: Any, generator: Any) -> tuple[Tensor, Tensor]:
+        value, log_det = super()._inverse(x, context, generator)  # type: ignore[misc]
+        return value / 2, log_det - x.shape[-1] * torch.log(torch.tensor(2.0))
+
+    def _forward(self, z: Tensor, context: Any, generator: Any) -> tuple[Tensor, Tensor]:
+        value, log_det = super()._forward(z, context, generator)  # type: ignore[misc]
+        return value / 2, log_det - z.shape[-1] * torch.log(torch.tensor(2.0))
+
+
+class _HalvedElementwise(_Halved, Elementwise):
+    pass
+
+
+class _OwnElementwise(Elementwise):
+    def _inverse(self, x: Tensor, context: Any, generator: Any) -> tuple[Tensor, Tensor]:
+        value, log_det = super()._inverse(x, context, generator)
+        return value / 2, log_det - x.shape[-1] * torch.log(torch.tensor(2.0))
+
+
+class _OwnAutoregressive(Autoregressive):
+    def _forward(self, z: Tensor, context: Any, generator: Any) -> tuple[Tensor, Tensor]:
+        value, log_det = super()._forward(z, context, generator)
+        return value / 2, log_det - z.shape[-1] * torch.log(torch.tensor(2.0))
+
+
+class _Heir(_OwnAutoregressive):
+    pass
+
+
+class _HalvedAffine(_Halved, Affine):
+    pass
+
+
+@pytest.mark.parametrize("made", [
+    lambda: _OwnElementwise(3, AffineMap()),
+    lambda: _HalvedElementwise(3, AffineMap()),
+    lambda: ~_OwnAutoregressive(3, AffineMap(), (8,)),
+    lambda: ~_Heir(3, AffineMap(), (8,)),
+    lambda: Chain([_HalvedAffine((3,)), Affine((3,), loc=1.0)]),
+])  # fmt: skip
+def test_log_prob_of_a_subclass_is_that_of_its_own_formula(made: Any) -> None:
+    flow = Flow(StandardNormal((3,)), made())
+    perturb(flow)
+    x = torch.linspace(-1, 1, 12).reshape(4, 3)
+    z, log_det = flow.bijector.inverse(x)
+    wanted = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) + log_det
+    assert worst(flow.log_prob(x).detach(), wanted.detach()) <= 1e-5
+
+
+def test_shortcuts_are_kept_where_the_formula_is() -> None:
+    class Named(Elementwise):
+        pass
+
+    class Hooked(Autoregressive):
+        def _params(self, value: Tensor, context: Any) -> Tensor:
+            return super()._params(value, context)
+
+    assert Named.masked_normal is Elementwise.masked_normal is not Bijector.masked_normal
+    assert Hooked.masked_normal is Autoregressive.masked_normal is not Bijector.masked_normal
+
+
+def test_elsewhere_and_compiled_each_part_runs_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On other devices than the CPU, and where a part has a formula of its own in its instance, as compiled ones have."""
+    chain = _made("tempered")
+    wanted = chain(_points(chain, 4))
+    part = chain[0]
+    part.__dict__["_formula"] = lambda *args: type(part)._formula(part, *args)
+    assert [type(step).__name__ for step in in_runs(chain._steps(False), False)] == ["ActNorm", "Sigmoid", "DiagonalRun"]
+    assert worst(chain(_points(chain, 4))[0].detach(), wanted[0].detach()) <= 1e-12
+
+    def never(*args: Any) -> None:
+        raise AssertionError("steps were built")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "__call__", never)
+        patch.setattr(ActNorm, "diagonal_steps", never)
+        chain = Chain([ActNorm((3,)), Affine((3,))]).to("meta")
+        z = torch.empty(4, 3, device="meta")
+        assert chain(z)[1].shape == chain.inverse(z)[1].shape == (4,)
+        assert chain.masked(z, inverse=False)[1].device.type == chain.masked_normal(z, inverse=True)[0].device.type == "meta"
+
+
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_parts_on_their_own_are_the_run(name: str, inverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = _made(name)
+    value = _points(chain, 4, inverse=inverse)
+    if not inverse and chain[0]._domain is None:
+        value = 3 * value
+    calls = [lambda: chain.inverse(value) if inverse else chain(value), lambda: chain.masked(value, inverse=inverse)[:2],
+             lambda: chain.masked_normal(value, inverse=inverse)[:1]]  # fmt: skip
+    together = [call() for call in calls]
+    monkeypatch.setattr(DiagonalRun, "_steps", lambda self, value: None)
+    for mine, other in zip(together, [call() for call in calls], strict=True):
+        for one, two in zip(mine, other, strict=True):
+            assert worst(one.detach(), two.detach()) <= 1e-11
+
+
+def test_steps_are_asked_of_neighbours_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    own = BatchNorm.diagonal_steps
+    monkeypatch.setattr(BatchNorm, "diagonal_steps", lambda self: asked.append(1) or own(self))
+    alone = Chain([_normalized(3), Power(3, exponent=3.0), _normalized(3), Autoregressive(3, AffineMap(), (8,)), ~_normalized(3)])
+    for inverse in (False, True):
+        assert in_runs(alone._steps(inverse), inverse) == alone._steps(inverse)
+    alone[0:1](torch.rand(4, 3))
+    assert asked == []
+    Chain([_normalized(3), Tanh(3)])(torch.rand(4, 3))
+    assert asked == [1]
+
+
+@fused
+@pytest.mark.parametrize("size", [1e6, 1e-6])
+def test_a_scale_from_data_keeps_its_digits(size: float) -> None:
+    """Between neighbours that run together: a few roundings, not those of exp(log(scale))."""
+    made = Standardize(3)
+    made.scale.copy_(size * torch.tensor([1.1, 2.3, 3.7]))
+    made.loc.copy_(size * torch.tensor([0.3, -0.2, 0.1]))
+    z = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) + 0.5
+    chain = Chain([Affine((3,)), made, Affine((3,))])
+    wanted = z.double() * made.scale.double() + made.loc.double()
+    eps = torch.finfo(torch.float32).eps
+    assert ((chain(z)[0].double() - wanted) / wanted).abs().max() <= 1.5 * eps
+    x = wanted.float()
+    back = (x.double() - made.loc.double()) / made.scale.double()
+    assert ((chain.inverse(x)[0].double() - back) / back).abs().max() <= 1.5 * eps
+
+
+@pytest.mark.parametrize(("kind", "name", "start", "later"), [(Sigmoid, "temperature", 1.0, 3.0), (SoftClip, "bound", 1.0, 5.0)])
+def test_numbers_set_later_count(kind: Any, name: str, start: float, later: float) -> None:
+    made, wanted = (kind(3, **{name: number}).double() for number in (start, later))
+    setattr(made, name, later)
+    z = torch.linspace(-4, 4, 12, dtype=torch.float64).reshape(4, 3)
+    x, log_det = wanted(z)
+    for one in (made, Chain([Affine((3,)).double(), made])):
+        assert worst(one(z)[0].detach(), x) == 0 and worst(one(z)[1].detach(), log_det) <= 1e-14
+        assert worst(one.inverse(x)[0].detach(), z) <= 1e-12
+    assert made.describe() == wanted.describe()
+    assert {buffer.dtype for buffer in made.buffers()} == {torch.float64}
+
+
+def test_a_bound_must_be_positive_later_too() -> None:
+    made = SoftClip(3)
+    with pytest.raises(flowkit.core.errors.ConfigError, match="bound > 0"):
+        made.bound = -1.0
+    assert made.bound == 5.0
+
+
+@fused
+def test_a_default_device_leaves_nothing_behind() -> None:
+    steps, z = Steps("sigmoid:1.234,tanh"), torch.linspace(-1, 1, 6).reshape(2, 3)
+    with use("reference"):
+        wanted = steps(z, 1)
+    with torch.device("meta"), use("fused"):
+        found = steps(z, 1)
+    with use("fused"):
+        again = steps(z, 1)
+    for one in (found, again):
+        assert worst(one[0], wanted[0]) <= 1e-6 and worst(one[1], wanted[1]) <= 1e-6
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (), (2, 1), (1, 3), (2, 3), (1, 1)], ids=str)
+@pytest.mark.parametrize("choice", ["reference", pytest.param("fused", marks=fused)])
+def test_parameters_broadcast_to_the_event(shape: tuple[int, ...], choice: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    value, shift, log_scale = (torch.randn(size, generator=generator) for size in ((4, 2, 3), shape, shape))
+    with use(choice):
+        out, log_det = Steps("affine", (shift, log_scale))(value, 2)
+    assert worst(out, value * log_scale.exp() + shift) <= 1e-5
+    assert worst(log_det, log_scale.expand(2, 3).sum().expand(4)) <= 1e-5
+
+
+def test_a_vmap_over_nothing() -> None:
+    for dim in (0, 1):
+        value, params = torch.randn(4, 3).unsqueeze(dim).narrow(dim, 0, 0), torch.zeros(1, 2, 3)
+        out, log_det = torch.vmap(lambda v: torch.ops.flowkit.diagonal_chain(v, params, "affine,tanh", 1, "none"), in_dims=dim)(value)  # noqa: B023
+        assert out.shape == (0, 4, 3) and log_det.shape == (0, 4)
+    back = torch.ops.flowkit.diagonal_chain_backward
+    grads = torch.vmap(lambda g: back(g, torch.zeros(4), torch.randn(4, 3), params, "affine,tanh", 1, "none"), randomness="same")(torch.zeros(0, 4, 3))
+    assert [grad.shape for grad in grads] == [(0, 4, 3), (0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("inverse", [False, True], ids=["forward", "inverse"])
+def test_a_run_is_one_graph(inverse: bool) -> None:
+    chain = _made("tempered")
+    value = _points(chain, 4, inverse=inverse)
+    call = chain.inverse if inverse else chain
+    found = torch.compile(call, fullgraph=True, backend="eager")(value)
+    for mine, other in zip(found, call(value), strict=True):
+        assert worst(mine.detach(), other.detach()) <= 1e-12
 
 
 def test_a_run_keeps_the_domain_of_its_first_part() -> None:
