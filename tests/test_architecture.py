@@ -187,7 +187,12 @@ def test_public_names_documented(path: Path) -> None:
 
 def _contract_methods(path: Path) -> set[str]:
     """``Class.method`` names that some base class documents, or that torch defines."""
-    module = importlib.import_module(module_of(path))
+    try:
+        module = importlib.import_module(module_of(path))
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("flowkit"):
+            raise
+        pytest.skip(f"{error.name} is not installed")
     found = set()
     for name, cls in inspect.getmembers(module, inspect.isclass):
         for method in vars(cls):
