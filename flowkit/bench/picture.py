@@ -54,6 +54,8 @@ def _legend(figure: Any, report: Report) -> None:
 
 def bars(ax: Any, case: Case) -> None:
     """Median times on a logarithmic axis, quartiles, and the ratio to ours."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     rows = case.rows[::-1]
     known = [row.median for row in rows if row.median is not None]
     low = 0.5 * min(known) if known else 1e-3
@@ -70,6 +72,9 @@ def bars(ax: Any, case: Case) -> None:
     ax.set_xscale("log")
     if known:
         ax.set_xlim(1e3 * low, 1e3 * max(known) * (max(known) / low) ** 0.3)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if known and max(known) < 100 * low else (1.0,)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     ax.set_xlabel("ms", fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
