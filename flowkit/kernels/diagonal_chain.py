@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from flowkit.core.tally import tally
-from flowkit.kernels._shortcut import with_shortcut
 from flowkit.kernels.cpu import library
 from flowkit.kernels.diagonal_steps import AFFINE, INVERSE_AFFINE, MAPS, NAMES, count, inverted, parse
 from flowkit.kernels.op import Fused, Op
+from flowkit.kernels.operators import Pair, operators
 
-Pair = tuple[Tensor, Tensor]
 MOST_STEPS = 16
 
 
@@ -95,71 +94,21 @@ def _backward(grad_out: Tensor, grad_log_det: Tensor, value: Tensor, params: Ten
     return made
 
 
-def _one_by_one(call: Callable[..., Pair], fake: Callable[..., Pair]) -> Callable[..., tuple[Pair, tuple[int, int]]]:
-    """The vmap rule of an operator whose params all events share: a call for each entry, as each may have its own params."""
+def _one_by_one(operator: Any, fake: Callable[..., Pair], count: int) -> Callable[..., tuple[Pair, tuple[int, int]]]:
+    """The vmap rule where all events share params: a call for each entry, as each may have its own params."""
 
     def batched(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Pair, tuple[int, int]]:
         if info.batch_size == 0:
             made = fake(*(arg if dim is None else arg.new_empty(arg.movedim(dim, 0).shape[1:]) for arg, dim in zip(args, dims, strict=True)))
             return (made[0].new_empty((0, *made[0].shape)), made[1].new_empty((0, *made[1].shape))), (0, 0)
-        calls = [call(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, dims, strict=True))) for i in range(info.batch_size)]
+        calls = [operator(*(arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, dims, strict=True))) for i in range(info.batch_size)]
         first, second = zip(*calls, strict=True)
         return (torch.stack(first), torch.stack(second)), (0, 0)
 
     return batched
 
 
-def _register(name: str, tensors: str, kernel: Callable[..., Pair], count: int, fake: Callable[..., Pair]) -> Any:
-    schema = f"({tensors}, str program, int event_dims, str base) -> (Tensor, Tensor)"
-
-    def contiguous(*args: Any) -> Pair:
-        return kernel(*(tensor.contiguous() for tensor in args[:count]), *args[count:])
-
-    operator = torch.library.custom_op(f"flowkit::{name}", contiguous, mutates_args=(), device_types="cpu", schema=schema)
-    operator.register_fake(fake)
-    operator.register_vmap(_one_by_one(operator, fake))
-    return operator
-
-
-def _shapes(value: Tensor, params: Tensor, program: str, event_dims: int, base: str) -> Pair:
-    return value.new_empty(value.shape), value.new_empty(value.shape[: value.dim() - event_dims])
-
-
-def _gradient_shapes(grad_out: Tensor, grad_log_det: Tensor, value: Tensor, params: Tensor, *constants: Any) -> Pair:
-    return value.new_empty(value.shape), params.new_empty(params.shape)
-
-
-_operator = _register("diagonal_chain", "Tensor value, Tensor params", _forward, 2, _shapes)
-_back = _register("diagonal_chain_backward", "Tensor grad_out, Tensor grad_log_det, Tensor value, Tensor params", _backward, 4, _gradient_shapes)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:-3])
-    ctx.constants = inputs[-3:]
-
-
-def _differentiate(ctx: Any, grad_out: Tensor, grad_log_det: Tensor) -> tuple[Any, ...]:
-    return (*_back(grad_out, grad_log_det, *ctx.saved_tensors, *ctx.constants), None, None, None)
-
-
-def _differentiate_twice(ctx: Any, of_value: Tensor, of_params: Tensor) -> tuple[Any, ...]:
-    """The derivative of the reference's first derivative."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # views: a cotangent that depends on the value through the graph must not be followed there
-        tensors = [tensor.view_as(tensor) if again and tensor.requires_grad else tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        grad_out, grad_log_det, value, params = tensors
-        pairs = [(out, grad) for out, grad in zip(reference(value, params, *ctx.constants), (grad_out, grad_log_det), strict=True) if out.requires_grad]
-        outs, grads = zip(*pairs, strict=True)
-        first = torch.autograd.grad(outs, (value, params), grads, create_graph=True, materialize_grads=True)
-        parts = [(part, of) for part, of in zip(first, (of_value, of_params), strict=True) if part.requires_grad]
-        found = torch.autograd.grad([part for part, _ in parts], tensors, [of for _, of in parts], create_graph=again, allow_unused=True)
-    return (*found, None, None, None)
-
-
-_operator.register_autograd(_differentiate, setup_context=_keep)
-_back.register_autograd(_differentiate_twice, setup_context=_keep)
-_call = with_shortcut(_operator, _back, {"cpu": _forward}, {"cpu": _backward})
+_call = operators("diagonal_chain", "str program, int event_dims, str base", reference, {"cpu": _forward}, {"cpu": _backward}, batching=_one_by_one)
 
 
 def _examples(rows: int = 6) -> Iterator[tuple[str, tuple[Any, ...]]]:
