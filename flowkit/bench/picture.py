@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flowkit.bench.suites import SUITES
 COLOURS = {"ours": "#1f77b4", "eager": "#d9a441", "compiled": "#c8743c", "jit": "#8b5a9c", "floor": "#9a9a9a"}
 LABELS = {"ours": "flowkit", "eager": "eager peer", "compiled": "compiled peer", "jit": "JAX under jit", "floor": "floor"}
 ACROSS = 2
+TITLE = 80  # letters in a line of a title
 
 
 def picture(report: Report, path: Path) -> None:
@@ -78,7 +80,7 @@ def bars(ax: Any, case: Case) -> None:
     ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
     ax.set_xlabel("ms", fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
-    ax.set_title(case.title, fontsize=9, loc="left")
+    ax.set_title(textwrap.fill(case.title, TITLE), fontsize=9, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -106,4 +108,4 @@ def lines(ax: Any, curve: Curve) -> None:
     beside.set_ylabel("MB (dashed)", fontsize=9)
     handles = [*ax.get_legend_handles_labels()[0], *beside.get_legend_handles_labels()[0]]
     ax.legend(handles=handles, fontsize=7, loc="best")
-    ax.set_title(curve.title, fontsize=9, loc="left")
+    ax.set_title(textwrap.fill(curve.title, TITLE), fontsize=9, loc="left")
