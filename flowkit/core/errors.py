@@ -26,6 +26,10 @@ class NotInvertibleError(FlowkitError, RuntimeError):
     """A direction that does not exist, or an iterative inverse that did not converge."""
 
 
+class IntegrationError(FlowkitError, RuntimeError):
+    """A differential equation whose solution could not be followed to the end: too many steps, or a step too small."""
+
+
 class NonFiniteError(FlowkitError, ArithmeticError):
     """A loss, gradient or layer output became NaN or infinite."""
 

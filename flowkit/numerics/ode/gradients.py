@@ -1,0 +1,131 @@
+"""Gradients of a solution: by replaying its strides under autograd, or stride by stride in reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.numerics.ode.march import Marched, Stride
+from flowkit.numerics.ode.system import System
+
+March = Callable[[Tensor, tuple[Any, ...], Tensor, bool], Marched]
+
+
+def replay(system: System, stepper: Any, marched: Marched, state: Tensor, args: Sequence[Any], t: Tensor) -> list[Tensor]:
+    """The states at the output times again, through the recorded strides, with a graph (rejected steps leave none in it)."""
+    states = [state]
+    for stride in marched.strides:
+        while len(states) < stride.interval:
+            states.append(state)
+        rows = stride.rows
+        part = state if rows is None else state[rows]
+        some = tuple(args) if rows is None else tuple(a[rows] if isinstance(a, Tensor) else a for a in args)
+        start, end = _times(stride, t)
+        moved = stepper.step(system, start, end - start, part, some).y
+        state = moved if rows is None else state.index_copy(0, rows, moved)
+    while len(states) < len(t):
+        states.append(state)
+    return states
+
+
+def _times(stride: Stride, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Start and end of a stride (r,), as functions of the output times where these are differentiated."""
+    if not t.requires_grad:
+        return stride.start, stride.end
+    first, last = t[stride.interval - 1], t[stride.interval]
+    if isinstance(stride.departs, float):  # a fixed grid moves as a whole
+        rows = len(stride.start)
+        return torch.lerp(first, last, stride.departs).expand(rows), torch.lerp(first, last, stride.arrives).expand(rows)
+    return torch.where(stride.departs, first, stride.start), torch.where(stride.arrives, last, stride.end)
+
+
+class DiscreteAdjoint(torch.autograd.Function):
+    """Exact gradients of the steps taken, from the states at their starts: each step is made again and differentiated on its own.
+
+    Memory: one state per step and one step's graph. Cost of the backward: a step and its vector-Jacobian product, for each.
+
+    Reference: Sanz-Serna (2016), Symplectic Runge-Kutta schemes for adjoint equations, arXiv:1503.03685; Matsubara et al. (2021),
+    Symplectic adjoint method, arXiv:2102.09750.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, system: System, stepper: Any, march: March, made: list[Marched], count: int, t: Tensor, state: Tensor, *inputs: Any) -> Tensor:
+        """inputs: the ``count`` constants, then the parameters. Returns states (T, R, M); ``made`` receives the march."""
+        args, parameters = inputs[:count], inputs[count:]
+        marched = march(state, args, t, True)
+        made.append(marched)
+        ctx.system, ctx.stepper, ctx.strides, ctx.count = system, stepper, marched.strides, count
+        ctx.plain = tuple(None if isinstance(a, Tensor) else a for a in args)
+        ctx.save_for_backward(t, *(a if isinstance(a, Tensor) else None for a in args), *parameters)
+        marched.strides = []
+        return torch.stack(marched.states)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        t, *rest = ctx.saved_tensors
+        args = tuple(plain if saved is None else saved for saved, plain in zip(rest[: ctx.count], ctx.plain, strict=True))
+        wanted = ctx.needs_input_grad[5:]
+        sums = _Sums(t, args, rest[ctx.count :], wanted)
+        adjoint, interval = grad[-1].clone(), len(grad) - 1
+        for stride in reversed(ctx.strides):
+            while interval > stride.interval:
+                interval -= 1
+                adjoint = adjoint + grad[interval]
+            part = adjoint if stride.rows is None else adjoint[stride.rows]
+            part = sums.pull(ctx.system, ctx.stepper, stride, part)
+            adjoint = part if stride.rows is None else adjoint.index_copy(0, stride.rows, part)
+        for k in range(interval - 1, -1, -1):
+            adjoint = adjoint + grad[k]
+        ctx.strides = []
+        return None, None, None, None, None, sums.t, adjoint if wanted[1] else None, *sums.args, *sums.parameters
+
+
+class _Sums:
+    """Gradients with respect to times, constants and parameters, summed over strides."""
+
+    def __init__(self, t: Tensor, args: tuple[Any, ...], parameters: Sequence[Tensor], wanted: Sequence[bool]) -> None:
+        self.inputs, self.leaves, self.times = args, parameters, t
+        self.wants_t, self.wants_args = wanted[0], wanted[2 : 2 + len(args)]
+        self.wants_parameters = wanted[2 + len(args) :]
+        self.t = torch.zeros_like(t) if wanted[0] else None
+        self.args: list[Any] = [torch.zeros_like(a) if w else None for a, w in zip(args, self.wants_args, strict=True)]
+        self.parameters: list[Any] = [torch.zeros_like(p) if w else None for p, w in zip(parameters, self.wants_parameters, strict=True)]
+
+    def pull(self, system: System, stepper: Any, stride: Stride, adjoint: Tensor) -> Tensor:
+        """The adjoint (r, M) at the start of a stride, from that at its end."""
+        rows = stride.rows
+        with torch.enable_grad():
+            state = stride.state.detach().requires_grad_()
+            args = tuple(
+                (a if rows is None else a[rows]).detach().requires_grad_(w) if isinstance(a, Tensor) else a
+                for a, w in zip(self.inputs, self.wants_args, strict=True)
+            )
+            t = self.times.detach().requires_grad_(self.wants_t)
+            start, end = _times(stride, t)
+            moved = stepper.step(system, start, end - start, state, args).y
+        parameters = [p for p, w in zip(self.leaves, self.wants_parameters, strict=True) if w]
+        sources = [state, *([t] if self.wants_t else []), *(a for a, w in zip(args, self.wants_args, strict=True) if w), *parameters]
+        if not moved.requires_grad:
+            return adjoint
+        found = list(torch.autograd.grad(moved, sources, adjoint, allow_unused=True, retain_graph=True))
+        back = found.pop(0)
+        if self.wants_t:
+            self._add(self.t, found.pop(0), None)
+        for total, w in zip(self.args, self.wants_args, strict=True):
+            if w:
+                self._add(total, found.pop(0), rows)
+        for total in (p for p in self.parameters if p is not None):
+            self._add(total, found.pop(0), None)
+        return torch.zeros_like(adjoint) if back is None else back
+
+    @staticmethod
+    def _add(total: Tensor | None, found: Tensor | None, rows: Tensor | None) -> None:
+        if total is not None and found is not None:
+            if rows is None:
+                total.add_(found)
+            else:
+                total.index_add_(0, rows, found)

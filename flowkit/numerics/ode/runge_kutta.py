@@ -1,0 +1,96 @@
+"""One step of an explicit Runge-Kutta method on rows with times and steps of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowkit.numerics.ode.system import System
+from flowkit.numerics.ode.tableau import Tableau
+
+
+class Step(NamedTuple):
+    """What a step made.
+
+    Args:
+        y: state at its end (r, M).
+        error: estimate of the local error (r, M), or None.
+        last: slope at the end (r, M) where the method has it, or None.
+        hits: how often each row was reflected at a boundary (r,), or None.
+    """
+
+    y: Tensor
+    error: Tensor | None
+    last: Tensor | None
+    hits: Tensor | None = None
+
+
+class RungeKutta:
+    """The stepper of a tableau. A stepper's state may be wider than the equation's (see ``start`` and ``value``); here it is the same.
+
+    Args:
+        tableau: the method.
+    """
+
+    reversible = False
+
+    def __init__(self, tableau: Tableau) -> None:
+        self.tableau, self.order, self.name = tableau, tableau.order, tableau.name
+        self.adaptive = tableau.e is not None
+        self.keeps_slope = tableau.first_same_as_last
+
+    def evaluations(self, given_first: bool) -> int:
+        """Slopes that a step evaluates."""
+        return self.tableau.stages - (1 if given_first else 0)
+
+    def start(self, system: System, t: Tensor, y: Tensor, args: Sequence[Any]) -> Tensor:
+        """The stepper's state (r, M) at the beginning."""
+        return y
+
+    def value(self, state: Tensor) -> Tensor:
+        """The solution (r, N) within a state (r, M)."""
+        return state
+
+    def step(self, system: System, t: Tensor, h: Tensor, y: Tensor, args: Sequence[Any], first: Tensor | None = None, wants_error: bool = False) -> Step:
+        """From t to t + h.
+
+        Args:
+            t, h: (r,); y: (r, N); first: the slope at (t, y) if it is known.
+            wants_error: also the error estimate, and the slope at the end where the method has it.
+        """
+        tableau, column = self.tableau, h.unsqueeze(1)
+        slopes = [system.slope(t, y, args) if first is None else first]
+        # the last stage of a first-same-as-last pair serves the error and the next step alone
+        count = tableau.stages if wants_error or not self.keeps_slope else tableau.stages - 1
+        reached, point = -1, y
+        for i in range(1, count):
+            point, reached = combine(y, slopes, tableau.a[i - 1], column), i
+            c = tableau.c[i]
+            slopes.append(system.stage(t + c * h if c != 1 else t + h, y, point, args))
+        end = point if self.keeps_slope and reached == tableau.stages - 1 else combine(y, slopes, tableau.b[: len(slopes)], column)
+        error = None
+        if wants_error and tableau.e is not None:
+            error = weighted(slopes, tableau.e) * column
+        landed, hits = system.land(y, end)
+        last = slopes[-1] if self.keeps_slope and count == tableau.stages else None
+        if hits is not None and bool((hits > 0).any()):  # a reflected end has another slope
+            last = None
+        return Step(landed, error, last, hits)
+
+
+def combine(y: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: Tensor) -> Tensor:
+    """y + h sum_j w_j k_j, terms of weight zero left out."""
+    return torch.addcmul(y, weighted(slopes, weights), h)
+
+
+def weighted(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_j w_j k_j."""
+    total: Tensor | None = None
+    for k, w in zip(slopes, weights, strict=True):
+        if w != 0:
+            total = k * w if total is None else torch.add(total, k, alpha=w)
+    assert total is not None
+    return total

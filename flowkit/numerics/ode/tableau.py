@@ -1,0 +1,144 @@
+"""Explicit Runge-Kutta methods as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit.core.errors import UnknownNameError, nearest
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """k_i = f(t + c_i h, y + h sum_{j<i} a_ij k_j);  y_1 = y + h sum_i b_i k_i;  error = h sum_i e_i k_i.
+
+    Args:
+        name: as ``solve`` takes it.
+        order: of y_1.
+        a: rows of the strictly lower triangle, without the empty first one.
+        b: weights of the solution.
+        e: weights of the error estimate, those of y_1 less those of the embedded solution; None without one.
+        middle: weights of y(t + h/2), of order 4 or more, for the dense output; None: a cubic through values and slopes.
+        source: where the numbers come from.
+    """
+
+    name: str
+    order: int
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    e: tuple[float, ...] | None = None
+    middle: tuple[float, ...] | None = None
+    source: str = ""
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self.b)
+
+    @cached_property
+    def c(self) -> tuple[float, ...]:
+        """Times of the stages within the step: the sums of a's rows."""
+        return (0.0, *(_near_fraction(sum(row)) for row in self.a))
+
+    @cached_property
+    def first_same_as_last(self) -> bool:
+        """Whether the last stage is the slope at y_1, which the next step starts with."""
+        return len(self.a) > 0 and self.a[-1] == self.b[:-1] and self.b[-1] == 0
+
+    @property
+    def evaluations(self) -> int:
+        """Slopes a step evaluates when it is given the first one."""
+        return self.stages - 1
+
+    def weights(self, which: str, like: Tensor) -> Tensor:
+        """``a<i>``, ``b`` or ``e`` as a tensor on ``like``'s device and of its dtype."""
+        return _weights(self, which, like.dtype, like.device)
+
+
+@lru_cache(maxsize=512)
+def _weights(tableau: Tableau, which: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    numbers: Any = tableau.a[int(which[1:]) - 1] if which[0] == "a" else getattr(tableau, which)
+    return torch.tensor(numbers, dtype=dtype, device=device)
+
+
+def _near_fraction(value: float) -> float:
+    """A sum of coefficients without its rounding, so that a stage at the step's end is exactly there."""
+    return round(value) if abs(value - round(value)) < 1e-9 else value
+
+
+def method(name: str, who: str) -> Tableau:
+    """The tableau of a name."""
+    if name not in TABLEAUS:
+        raise UnknownNameError(f"{who}: no method is called {name!r}. {nearest(name, TABLEAUS)}")
+    return TABLEAUS[name]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(Fraction(part)) for part in text.split())
+
+
+def _tableau(name: str, order: int, a: str, b: str, embedded: str | None = None, middle: str | None = None, source: str = "") -> Tableau:
+    """A tableau from text: rows of ``a`` separated by semicolons, numbers by blanks; ``embedded`` weights of the other solution."""
+    weights = _numbers(b)
+    error = None if embedded is None else tuple(x - y for x, y in zip(weights, _numbers(embedded), strict=True))
+    rows = tuple(_numbers(row) for row in a.split(";")) if a else ()
+    return Tableau(name, order, rows, weights, error, None if middle is None else _numbers(middle), source)
+
+
+_ALL = (
+    _tableau("euler", 1, "", "1", source="Euler (1768)"),
+    _tableau("midpoint", 2, "1/2", "0 1", source="Runge (1895)"),
+    _tableau("heun2", 2, "1", "1/2 1/2", "1 0", source="Heun (1900); the embedded solution is Euler's"),
+    _tableau("heun3", 3, "1/3; 0 2/3", "1/4 0 3/4", source="Heun (1900)"),
+    _tableau("rk4", 4, "1/3; -1/3 1; 1 -1 1", "1/8 3/8 3/8 1/8", source="Kutta (1901), the 3/8 rule"),
+    _tableau(
+        "bosh3", 3, "1/2; 0 3/4; 2/9 1/3 4/9", "2/9 1/3 4/9 0", "7/24 1/4 1/3 1/8",
+        source="Bogacki and Shampine (1989), A 3(2) pair of Runge-Kutta formulas",
+    ),
+    _tableau(
+        "dopri5", 5,
+        "1/5; 3/40 9/40; 44/45 -56/15 32/9; 19372/6561 -25360/2187 64448/6561 -212/729;"
+        "9017/3168 -355/33 46732/5247 49/176 -5103/18656; 35/384 0 500/1113 125/192 -2187/6784 11/84",
+        "35/384 0 500/1113 125/192 -2187/6784 11/84 0",
+        "5179/57600 0 7571/16695 393/640 -92097/339200 187/2100 1/40",
+        "6025192743/60170104320 0 51252292925/130801642656 -2691868925/90256281856 "
+        "187940372067/3189068634112 -1776094331/39487288512 11237099/470086768",
+        "Dormand and Prince (1980), A family of embedded Runge-Kutta formulae; midpoint from Shampine (1986)",
+    ),
+    _tableau(
+        "tsit5", 5,
+        "0.161; -0.008480655492356989 0.335480655492357; 2.8971530571054935 -6.359448489975075 4.3622954328695815;"
+        "5.325864828439257 -11.748883564062828 7.4955393428898365 -0.09249506636175525;"
+        "5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401 -0.028269050394068383;"
+        "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774",
+        "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774 0",
+        "0.09468075576583945 0.009183565540343254 0.4877705284247616 1.234297566930479 -2.7077123499835256 1.866628418170587 1/66",
+        source="Tsitouras (2011), Runge-Kutta pairs of order 5(4)",
+    ),
+    _tableau(
+        "dopri8", 8,
+        "1/18; 1/48 1/16; 1/32 0 3/32; 5/16 0 -75/64 75/64; 3/80 0 0 3/16 3/20;"
+        "29443841/614563906 0 0 77736538/692538347 -28693883/1125000000 23124283/1800000000;"
+        "16016141/946692911 0 0 61564180/158732637 22789713/633445777 545815736/2771057229 -180193667/1043307555;"
+        "39632708/573591083 0 0 -433636366/683701615 -421739975/2616292301 100302831/723423059 790204164/839813087 800635310/3783071287;"
+        "246121993/1340847787 0 0 -37695042795/15268766246 -309121744/1061227803 -12992083/490766935 6005943493/2108947869"
+        " 393006217/1396673457 123872331/1001029789;"
+        "-1028468189/846180014 0 0 8478235783/508512852 1311729495/1432422823 -10304129995/1701304382 -48777925059/3047939560"
+        " 15336726248/1032824649 -45442868181/3398467696 3065993473/597172653;"
+        "185892177/718116043 0 0 -3185094517/667107341 -477755414/1098053517 -703635378/230739211 5731566787/1027545527"
+        " 5232866602/850066563 -4093664535/808688257 3962137247/1805957418 65686358/487910083;"
+        "403863854/491063109 0 0 -5068492393/434740067 -411421997/543043805 652783627/914296604 11173962825/925320556"
+        " -13158990841/6184727034 3936647629/1978049680 -160528059/685178525 248638103/1413531060 0",
+        "14005451/335480064 0 0 0 0 -59238493/1068277825 181606767/758867731 561292985/797845732 -1041891430/1371343529"
+        " 760417239/1151165299 118820643/751138087 -528747749/2220607170 1/4",
+        "13451932/455176623 0 0 0 0 -808719846/976000145 1757004468/5645159321 656045339/265891186 -3867574721/1518517206"
+        " 465885868/322736535 53011238/667516719 2/45 0",
+        source="Prince and Dormand (1981), High order embedded Runge-Kutta formulae, RK8(7)13M",
+    ),
+)  # fmt: skip
+TABLEAUS: dict[str, Tableau] = {tableau.name: tableau for tableau in _ALL}
