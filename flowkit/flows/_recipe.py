@@ -10,13 +10,11 @@ from torch import nn
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
-from flowkit.core.shapes import positive, positive_sizes, whole_number
+from flowkit.core.shapes import positive, positive_sizes
 from flowkit.core.transform import Bijector
 from flowkit.distributions import StandardNormal
-from flowkit.nets import ClassEmbedding
+from flowkit.flows._conditioning import conditioning
 from flowkit.nets._parts import ACTIVATIONS
-
-CLASS_FEATURES = 16  # size of the vector a class label becomes
 
 
 class Options(TypedDict, total=False):
@@ -68,19 +66,14 @@ class Recipe(Flow):
     ) -> None:
         who = type(self).__name__
         self.features, self.layers, self.hidden = positive(features, who, "features"), positive(layers, who, "layers"), positive_sizes(hidden, who, "hidden")
-        self.context_features, self.classes = whole_number(context_features, who, "context_features", 0), whole_number(classes, who, "classes", 0)
+        seen = conditioning(who, context_features, classes, context_shape, embed)
+        self.context_features, self.classes = seen.context_features, seen.classes
         if not isinstance(activation, str) or activation not in self.activations:
             raise ConfigError(f"{who}: expected activation to be one of {', '.join(self.activations)}; got {activation!r}.")
         self.activation = activation
-        if classes and (embed is not None or context_features):
-            raise ConfigError(f"{who}: classes= brings its own context; drop context_features= and embed=.")
-        if embed is not None and not (context_features and context_shape is not None):
-            raise ConfigError(f"{who}: embed= needs context_shape=, the shape it reads, and context_features=, the size it returns.")
-        bijector = self._maps(CLASS_FEATURES if classes else self.context_features)
-        net = ClassEmbedding(self.classes, CLASS_FEATURES) if classes else embed
-        raw = () if classes else None if context_shape is None else tuple(context_shape)
-        super().__init__(StandardNormal((self.features,)), bijector, support, standardize=standardize, embed=net, context_shape=raw)
-        self.class_embedding = net if classes else None
+        bijector = self._maps(seen.features)
+        super().__init__(StandardNormal((self.features,)), bijector, support, standardize=standardize, embed=seen.embed, context_shape=seen.raw)
+        self.class_embedding = seen.embed if classes else None
         self.embed = embed
 
     def _maps(self, context: int) -> Bijector:

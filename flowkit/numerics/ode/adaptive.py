@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from flowkit.numerics.ode.control import Controller, Tolerance, first_step
-from flowkit.numerics.ode.march import DONE, NOT_FINITE, STEP_TOO_SMALL, TOO_MANY_STEPS, Marched, Stride, empty
+from flowkit.numerics.ode.failures import DONE, NOT_FINITE, STEP_TOO_SMALL, TOO_MANY_STEPS
+from flowkit.numerics.ode.march import Marched, Stride, empty
 from flowkit.numerics.ode.system import System
 
 BLOCK = 16  # rows that stopped are dropped in whole blocks: matrix products of such shapes round every row alike

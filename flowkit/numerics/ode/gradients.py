@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.numerics.ode.march import Marched, Stride
+from flowkit.numerics.ode.parameters import Parameters
 from flowkit.numerics.ode.system import System
 
 March = Callable[[Tensor, tuple[Any, ...], Tensor, bool], Marched]
@@ -52,14 +53,14 @@ class DiscreteAdjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, system: System, stepper: Any, march: March, made: list[Marched], count: int, t: Tensor, state: Tensor, *inputs: Any) -> Tensor:
-        """inputs: the ``count`` constants, then the parameters. Returns states (T, R, M); ``made`` receives the march."""
-        args, parameters = inputs[:count], inputs[count:]
+    def forward(ctx: Any, solver: tuple[Any, ...], made: list[Marched], parameters: Parameters, count: int, t: Tensor, state: Tensor, *inputs: Any) -> Tensor:
+        """solver: system, stepper and march; inputs: ``count`` constants, then the parameters. Returns (T, R, M); ``made`` receives the march."""
+        args, (system, stepper, march) = inputs[:count], solver
         marched = march(state, args, t, True)
         made.append(marched)
-        ctx.system, ctx.stepper, ctx.strides, ctx.count = system, stepper, marched.strides, count
+        ctx.system, ctx.stepper, ctx.strides, ctx.count, ctx.parameters = system, stepper, marched.strides, count, parameters
         ctx.plain = tuple(None if isinstance(a, Tensor) else a for a in args)
-        ctx.save_for_backward(t, *(a if isinstance(a, Tensor) else None for a in args), *parameters)
+        ctx.save_for_backward(t, *(a if isinstance(a, Tensor) else None for a in args), *inputs[count:])
         marched.strides = []
         return torch.stack(marched.states)
 
@@ -68,20 +69,21 @@ class DiscreteAdjoint(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         t, *rest = ctx.saved_tensors
         args = tuple(plain if saved is None else saved for saved, plain in zip(rest[: ctx.count], ctx.plain, strict=True))
-        wanted = ctx.needs_input_grad[5:]
-        sums = _Sums(t, args, rest[ctx.count :], wanted)
+        wanted = ctx.needs_input_grad[4:]
+        leaves = ctx.parameters.leaves(rest[ctx.count :])
+        sums = _Sums(t, args, leaves, wanted)
         adjoint, interval = grad[-1].clone(), len(grad) - 1
         for stride in reversed(ctx.strides):
             while interval > stride.interval:
                 interval -= 1
                 adjoint = adjoint + grad[interval]
             part = adjoint if stride.rows is None else adjoint[stride.rows]
-            part = sums.pull(ctx.system, ctx.stepper, stride, part)
+            with ctx.parameters.installed(leaves):
+                part = sums.pull(ctx.system, ctx.stepper, stride, part)
             adjoint = part if stride.rows is None else adjoint.index_copy(0, stride.rows, part)
         for k in range(interval - 1, -1, -1):
             adjoint = adjoint + grad[k]
-        ctx.strides = []
-        return None, None, None, None, None, sums.t, adjoint if wanted[1] else None, *sums.args, *sums.parameters
+        return None, None, None, None, sums.t, adjoint if wanted[1] else None, *sums.args, *sums.parameters
 
 
 class _Sums:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.numerics.ode.failures import DONE, NOT_FINITE
 from flowkit.numerics.ode.system import System
-
-DONE, TOO_MANY_STEPS, STEP_TOO_SMALL, NOT_FINITE = 0, 1, 2, 3
 
 
 @dataclass

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowkit.core.checks import may_raise
-from flowkit.core.errors import ConfigError, IntegrationError, NonFiniteError, ShapeError
+from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.shapes import positive
 from flowkit.numerics.ode.adaptive import Adaptive
 from flowkit.numerics.ode.control import Controller, Tolerance
+from flowkit.numerics.ode.failures import report
 from flowkit.numerics.ode.gradients import DiscreteAdjoint, replay
-from flowkit.numerics.ode.march import DONE, NOT_FINITE, STEP_TOO_SMALL, Marched, empty, fixed
+from flowkit.numerics.ode.march import Marched, empty, fixed
+from flowkit.numerics.ode.parameters import Parameters, field_parameters
 from flowkit.numerics.ode.runge_kutta import RungeKutta
-from flowkit.numerics.ode.system import Field, Layout, System, field_parameters
+from flowkit.numerics.ode.system import Field, Layout, System
 from flowkit.numerics.ode.tableau import method as tableau_of
 
 Adjoint = Literal["discrete", "backprop", "continuous", "reversible"]
@@ -75,7 +77,7 @@ def solve(
     step: float | None = None,
     controller: str = "I",
     max_steps: int = 10_000,
-    params: Sequence[Tensor] | None = None,
+    params: nn.Module | Sequence[Tensor] | None = None,
     boundary: Any = None,
     on_failure: Literal["raise", "partial"] = "raise",
 ) -> Solution:
@@ -88,7 +90,7 @@ def solve(
         args: constants of the field, batch first per sample (contexts, probes); differentiable.
         method: "euler", "midpoint", "heun2", "heun3", "rk4", "bosh3", "dopri5", "tsit5", "dopri8"; or a stepper.
         rtol, atol: tolerances of the methods with an error estimate; ``atol`` may be one number per member of the state,
-            ``inf`` to leave a member out of the error's norm.
+            ``inf`` to leave a member out of the error's norm. A rtol below ten roundings of the dtype counts as ten.
         adjoint: "discrete", the exact gradient of the steps from stored states (default); "backprop", autograd through every
             step, which can be differentiated again; "continuous", the adjoint equation solved backward; "reversible", states
             reconstructed by a reversible method.
@@ -97,7 +99,7 @@ def solve(
         step: size of fixed steps, in place of their number.
         controller: "I", "PI" or "PID".
         max_steps: attempts per sample between two output times.
-        params: what the field's gradients go to besides ``y0``, ``args`` and ``t``; default: the parameters of the module that
+        params: what the field's gradients go to besides ``y0``, ``args`` and ``t``: a module, or tensors; default the module that
             ``field`` is or belongs to, or the leaves that one evaluation depends on.
         boundary: a domain whose ``reflect`` keeps the (first member of the) state inside.
         on_failure: "raise", or "partial": failed samples keep the last state they reached and say so in ``stats.status``.
@@ -118,6 +120,7 @@ def solve(
         0.36788
     """
     members, times = _state(y0, per_sample), _times(t, y0)
+    _check_outcome(on_failure)
     system = System(field, Layout(members, per_sample), boundary)
     stepper = _stepper(method)
     state, args = system.layout.pack(members), tuple(args)
@@ -129,7 +132,8 @@ def solve(
         parameters = field_parameters(field, params, lambda: system.slope(begin, state.detach(), args))
         start = stepper.start(system, begin, state, args)
         states, made = _gradients(adjoint)(system, stepper, march, times, start, args, parameters)
-    _report(made, on_failure, max_steps, per_sample, state)
+    if on_failure == "raise" and may_raise(state):
+        report(made, max_steps, per_sample, WHO)
     unpacked = [system.layout.unpack(stepper.value(each)) for each in states]
     ys = tuple(torch.stack(each) for each in zip(*unpacked, strict=True))
     return Solution(ys if isinstance(y0, tuple) else ys[0], times, _stats(made, per_sample))
@@ -142,23 +146,23 @@ def _gradients(adjoint: str) -> Callable[..., tuple[Any, Marched]]:
     return found[adjoint]
 
 
-def _needed(state: Tensor, args: tuple[Any, ...], parameters: Sequence[Tensor], t: Tensor) -> bool:
-    tensors = (state, t, *parameters, *(a for a in args if isinstance(a, Tensor)))
+def _needed(state: Tensor, args: tuple[Any, ...], parameters: Parameters, t: Tensor) -> bool:
+    tensors = (state, t, *parameters.tensors, *(a for a in args if isinstance(a, Tensor)))
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _backprop(system: System, stepper: Any, march: Any, t: Tensor, state: Tensor, args: tuple[Any, ...], parameters: Any) -> tuple[Any, Marched]:
+def _backprop(system: System, stepper: Any, march: Any, t: Tensor, state: Tensor, args: tuple[Any, ...], parameters: Parameters) -> tuple[Any, Marched]:
     needed = _needed(state, args, parameters, t)
     with torch.no_grad():
         made = march(state.detach() if needed else state, args, t, needed)
     return (replay(system, stepper, made, state, args, t) if needed else made.states), made
 
 
-def _discrete(system: System, stepper: Any, march: Any, t: Tensor, state: Tensor, args: tuple[Any, ...], parameters: Any) -> tuple[Any, Marched]:
+def _discrete(system: System, stepper: Any, march: Any, t: Tensor, state: Tensor, args: tuple[Any, ...], parameters: Parameters) -> tuple[Any, Marched]:
     if not _needed(state, args, parameters, t):
         return _backprop(system, stepper, march, t, state, args, parameters)
     made: list[Marched] = []
-    states = DiscreteAdjoint.apply(system, stepper, march, made, len(args), t, state, *args, *parameters)
+    states = DiscreteAdjoint.apply((system, stepper, march), made, parameters, len(args), t, state, *args, *parameters.tensors)
     return states.unbind(0), made[0]
 
 
@@ -215,6 +219,7 @@ def _tolerance(layout: Layout, rtol: float, atol: Any, like: Tensor) -> Toleranc
     each = list(atol) if isinstance(atol, Sequence) else [atol]
     if not (rtol >= 0 and math.isfinite(rtol)) or any(not a >= 0 for a in each) or (rtol == 0 and any(a == 0 for a in each)):
         raise ConfigError(f"{WHO}: expected rtol >= 0 and atol >= 0, not both zero; got rtol={rtol!r}, atol={atol!r}.")
+    rtol = max(rtol, 10 * torch.finfo(like.dtype).eps)
     if len(each) == 1:
         return Tolerance(rtol, float(each[0]), layout.width)
     if len(each) != len(layout.sizes):
@@ -232,22 +237,6 @@ def _stats(made: Marched, per_sample: bool) -> Stats:
     return Stats(*(found if per_sample else (value[0].item() for value in found)))
 
 
-def _report(made: Marched, on_failure: str, max_steps: int, per_sample: bool, state: Tensor) -> None:
-    """Raise for samples that failed."""
+def _check_outcome(on_failure: str) -> None:
     if on_failure not in ("raise", "partial"):
         raise ConfigError(f"{WHO}: expected on_failure to be 'raise' or 'partial'; got {on_failure!r}.")
-    if on_failure == "partial" or not may_raise(state) or not bool((made.status != DONE).any()):
-        return
-    failed = (made.status != DONE).nonzero().squeeze(1)
-    first = int(failed[0])
-    reason, where = int(made.status[first]), float(made.reached[first])
-    which = f"sample {first}, {len(failed)} of {len(made.status)} samples" if per_sample else "the whole state, integrated jointly"
-    remedy = "Or take what there is with on_failure='partial'."
-    if reason == NOT_FINITE:
-        raise NonFiniteError(f"{WHO}: the field or the state is not finite after t = {where:.6g} ({which}). Check the field there, or its scale. {remedy}")
-    if reason == STEP_TOO_SMALL:
-        raise IntegrationError(f"{WHO}: the step fell to rounding at t = {where:.6g} ({which}). Loosen rtol and atol, or smooth the field. {remedy}")
-    raise IntegrationError(
-        f"{WHO}: more than max_steps = {max_steps} steps, stopped at t = {where:.6g} ({which}). The equation is stiff there: loosen rtol and atol, "
-        f"or raise max_steps. {remedy}"
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowkit.core.errors import ShapeError
 
@@ -87,28 +87,3 @@ class System:
         start, (place, *others) = layout.unpack(base)[0], layout.unpack(y)
         folded = self.boundary.reflect(start, place - start)
         return layout.pack((folded.x, *others)), folded.hits
-
-
-def field_parameters(field: Field, given: Sequence[Tensor] | None, probe: Callable[[], Tensor]) -> tuple[Tensor, ...]:
-    """The leaves that a field's gradients flow to: those given, a module's parameters, or what one evaluation's graph reaches."""
-    if given is not None:
-        return tuple(p for p in given if p.requires_grad)
-    owner = field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return tuple(p for p in owner.parameters() if p.requires_grad)
-    if not torch.is_grad_enabled():
-        return ()
-    with torch.enable_grad():
-        node = probe().grad_fn
-    found: dict[int, Tensor] = {}
-    waiting, seen = [node], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found[id(variable)] = variable
-        waiting.extend(following for following, _ in node.next_functions)
-    return tuple(found.values())

@@ -1,0 +1,84 @@
+"""What the gradients of a field flow to, and its values at the time of the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.numerics.ode.system import Field
+
+Places = list[tuple[nn.Module, str]]
+
+
+class Parameters:
+    """Tensors that a field depends on, with the places in its module where they stand.
+
+    Args:
+        tensors: those that want a gradient.
+        places: for each, the modules and names that hold it; empty for tensors that a function has captured.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], places: Sequence[Places]) -> None:
+        self.tensors, self.places = tuple(tensors), tuple(places)
+
+    @staticmethod
+    def of_module(module: nn.Module) -> Parameters:
+        """The parameters of a module, each once."""
+        found: dict[int, tuple[Tensor, Places]] = {}
+        for part in module.modules():
+            for name, tensor in part._parameters.items():
+                if tensor is not None and tensor.requires_grad:
+                    found.setdefault(id(tensor), (tensor, []))[1].append((part, name))
+        return Parameters([tensor for tensor, _ in found.values()], [places for _, places in found.values()])
+
+    def leaves(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Fresh leaves with the values of the forward pass; captured tensors themselves."""
+        return [value.detach().requires_grad_() if places else tensor for tensor, value, places in zip(self.tensors, values, self.places, strict=True)]
+
+    @contextmanager
+    def installed(self, leaves: Sequence[Tensor]) -> Iterator[None]:
+        """The module with these tensors in place: a backward pass may find others there, as after ``torch.func.functional_call``."""
+        spots = [(part, name, leaf) for places, leaf in zip(self.places, leaves, strict=True) for part, name in places]
+        before = [part._parameters[name] for part, name, _ in spots]
+        try:
+            for part, name, leaf in spots:
+                part._parameters[name] = leaf  # type: ignore[assignment]
+            yield
+        finally:
+            for (part, name, _), tensor in zip(spots, before, strict=True):
+                part._parameters[name] = tensor
+
+
+def field_parameters(field: Field, given: Any, probe: Callable[[], Tensor]) -> Parameters:
+    """The tensors given, or a module's parameters, or the leaves that one evaluation's graph reaches."""
+    if given is not None and not isinstance(given, nn.Module):
+        wanted = [p for p in given if p.requires_grad]
+        return Parameters(wanted, [[] for _ in wanted])
+    owner = given if given is not None else field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
+    if isinstance(owner, nn.Module):
+        return Parameters.of_module(owner)
+    if not torch.is_grad_enabled():
+        return Parameters((), ())
+    found = _leaves(probe)
+    return Parameters(found, [[] for _ in found])
+
+
+def _leaves(probe: Callable[[], Tensor]) -> list[Tensor]:
+    with torch.enable_grad():
+        node = probe().grad_fn
+    found: dict[int, Tensor] = {}
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found[id(variable)] = variable
+        waiting.extend(following for following, _ in node.next_functions)
+    return list(found.values())
