@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowkit.numerics.ode.control import Controller, Tolerance, first_step
 from flowkit.numerics.ode.failures import DONE, NOT_FINITE, STEP_TOO_SMALL, TOO_MANY_STEPS
-from flowkit.numerics.ode.march import Marched, Stride, empty
+from flowkit.numerics.ode.march import Keep, Marched, Stride, empty
 from flowkit.numerics.ode.system import System
 
 BLOCK = 16  # rows that stopped are dropped in whole blocks: matrix products of such shapes round every row alike
@@ -55,15 +55,14 @@ class Adaptive:
         system, stepper: the equation and the method.
         tolerance, controller: what is accepted, and the next step's size.
         max_steps: attempts per row and interval.
-        first: first step, or None to choose it.
     """
 
-    def __init__(self, system: System, stepper: Any, tolerance: Tolerance, controller: Controller, max_steps: int, first: float | None) -> None:
+    def __init__(self, system: System, stepper: Any, tolerance: Tolerance, controller: Controller, max_steps: int) -> None:
         self.system, self.stepper, self.tolerance, self.controller = system, stepper, tolerance, controller
-        self.max_steps, self.first = max_steps, first
+        self.max_steps = max_steps
 
-    def march(self, state: Tensor, args: Sequence[Any], t: Tensor, keep: bool) -> Marched:
-        """Through the output times t (T,); with ``keep`` the strides are recorded."""
+    def march(self, state: Tensor, args: Sequence[Any], t: Tensor, keep: Keep) -> Marched:
+        """Through the output times t (T,); ``keep`` says what is recorded of the strides."""
         made = empty(state, t)
         whole = self._departure(state, tuple(args), t, made)
         for k in range(1, len(t)):
@@ -81,16 +80,13 @@ class Adaptive:
         slope = self.system.slope(begin, value, args)
         made.evaluations += 1
         ahead = (t[-1] - t[0]).expand_as(begin)
-        if self.first is None:
-            size = first_step(self.tolerance, self.stepper.order, value, slope, ahead, lambda h, y: self.system.stage(begin + h, value, y, args))
-            made.evaluations += 1
-        else:
-            size = torch.full_like(begin, abs(self.first))
+        size = first_step(self.tolerance, self.stepper.order, value, slope, ahead, lambda h, y: self.system.stage(begin + h, value, y, args))
+        made.evaluations += 1
         memory = [torch.ones_like(size) for _ in range(self.controller.memory)]
         zero = torch.zeros_like(made.status)
         return _Work(torch.arange(len(state), device=state.device), state, slope, begin, size, memory, args, zero, zero.clone(), zero.clone(), zero.clone())
 
-    def _interval(self, k: int, whole: _Work, target: Tensor, made: Marched, keep: bool) -> _Work:
+    def _interval(self, k: int, whole: _Work, target: Tensor, made: Marched, keep: Keep) -> _Work:
         """All rows to the next output time; rows that failed before stay where they are."""
         work, live = whole, whole.status == DONE
         at_start = live
@@ -113,11 +109,11 @@ class Adaptive:
             going, good = torch.stack((live.sum() - stops.sum(), accepted.sum())).tolist()
             end = torch.where(lands, target, work.t + h)
             if keep and good:
-                made.strides.append(_stride(k, work, accepted, good, len(made.status), end, at_start, lands))
+                made.strides.append(_stride(k, work, keep, accepted, good, len(made.status), end, at_start, lands))
             self._advance(work, step, ratio, accepted, good, lands, h, end)
             work.attempts = work.attempts + live
             at_start, live = at_start & ~accepted, live & ~stops
-            if good < count or tries >= self.max_steps:
+            if good < count or (tries >= self.max_steps and going):
                 self._fail(work, h, ratio, live & ~accepted, live, tries)
                 live = live & (work.status == DONE)
                 going = int(live.sum())
@@ -156,12 +152,13 @@ class Adaptive:
             work.status = torch.where(live & (work.status == DONE), TOO_MANY_STEPS, work.status)
 
 
-def _stride(k: int, work: _Work, accepted: Tensor, good: int, rows: int, end: Tensor, at_start: Tensor, lands: Tensor) -> Stride:
+def _stride(k: int, work: _Work, keep: Keep, accepted: Tensor, good: int, rows: int, end: Tensor, at_start: Tensor, lands: Tensor) -> Stride:
     """The record of the accepted rows."""
     if good == rows:
-        return Stride(k, None, work.state, work.t, end, at_start, lands)
+        return Stride(k, None, work.state if keep == "states" else None, work.t, end, at_start, lands)
     chosen = accepted.nonzero().squeeze(1)
-    return Stride(k, work.rows[chosen], work.state[chosen], work.t[chosen], end[chosen], at_start[chosen], lands[chosen])
+    state = work.state[chosen] if keep == "states" else None
+    return Stride(k, work.rows[chosen], state, work.t[chosen], end[chosen], at_start[chosen], lands[chosen])
 
 
 def _worth_dropping(live: int, rows: int) -> bool:

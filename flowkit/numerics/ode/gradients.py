@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowkit.numerics.ode.march import Marched, Stride
+from flowkit.numerics.ode.march import Keep, Marched, Stride
 from flowkit.numerics.ode.parameters import Parameters
 from flowkit.numerics.ode.system import System
 
-March = Callable[[Tensor, tuple[Any, ...], Tensor, bool], Marched]
+March = Callable[[Tensor, tuple[Any, ...], Tensor, Keep], Marched]
 
 
 def replay(system: System, stepper: Any, marched: Marched, state: Tensor, args: Sequence[Any], t: Tensor) -> list[Tensor]:
@@ -46,7 +47,8 @@ def _times(stride: Stride, t: Tensor) -> tuple[Tensor, Tensor]:
 class DiscreteAdjoint(torch.autograd.Function):
     """Exact gradients of the steps taken, from the states at their starts: each step is made again and differentiated on its own.
 
-    Memory: one state per step and one step's graph. Cost of the backward: a step and its vector-Jacobian product, for each.
+    Memory: one state per step and one step's graph; of a reversible method no states, which are recovered by taking its steps back.
+    Cost of the backward: a step and its vector-Jacobian product, for each.
 
     Reference: Sanz-Serna (2016), Symplectic Runge-Kutta schemes for adjoint equations, arXiv:1503.03685; Matsubara et al. (2021),
     Symplectic adjoint method, arXiv:2102.09750.
@@ -54,29 +56,35 @@ class DiscreteAdjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, solver: tuple[Any, ...], made: list[Marched], parameters: Parameters, count: int, t: Tensor, state: Tensor, *inputs: Any) -> Tensor:
-        """solver: system, stepper and march; inputs: ``count`` constants, then the parameters. Returns (T, R, M); ``made`` receives the march."""
-        args, (system, stepper, march) = inputs[:count], solver
-        marched = march(state, args, t, True)
+        """The states (T, R, M) at the output times.
+
+        solver: system, stepper, march, and "discrete" or "reversible"; made: receives the march; inputs: ``count`` constants, then the
+        parameters.
+        """
+        args, (system, stepper, march, kind) = inputs[:count], solver
+        marched = march(state, args, t, "states" if kind == "discrete" else "times")
         made.append(marched)
         ctx.system, ctx.stepper, ctx.strides, ctx.count, ctx.parameters = system, stepper, marched.strides, count, parameters
         ctx.plain = tuple(None if isinstance(a, Tensor) else a for a in args)
-        ctx.save_for_backward(t, *(a if isinstance(a, Tensor) else None for a in args), *inputs[count:])
+        ctx.save_for_backward(t, None if kind == "discrete" else marched.states[-1], *(a if isinstance(a, Tensor) else None for a in args), *inputs[count:])
         marched.strides = []
         return torch.stack(marched.states)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        t, *rest = ctx.saved_tensors
+        t, state, *rest = ctx.saved_tensors
         args = tuple(plain if saved is None else saved for saved, plain in zip(rest[: ctx.count], ctx.plain, strict=True))
         wanted = ctx.needs_input_grad[4:]
         leaves = ctx.parameters.leaves(rest[ctx.count :])
-        sums = _Sums(t, args, leaves, wanted)
+        sums = _Sums(t, args, leaves, wanted, ctx.parameters.shared)
         adjoint, interval = grad[-1].clone(), len(grad) - 1
         for stride in reversed(ctx.strides):
             while interval > stride.interval:
                 interval -= 1
                 adjoint = adjoint + grad[interval]
+            if stride.state is None:
+                stride, state = _undone(ctx.system, ctx.stepper, stride, state, args)
             part = adjoint if stride.rows is None else adjoint[stride.rows]
             with ctx.parameters.installed(leaves):
                 part = sums.pull(ctx.system, ctx.stepper, stride, part)
@@ -86,11 +94,19 @@ class DiscreteAdjoint(torch.autograd.Function):
         return None, None, None, None, sums.t, adjoint if wanted[1] else None, *sums.args, *sums.parameters
 
 
+def _undone(system: System, stepper: Any, stride: Stride, state: Tensor, args: tuple[Any, ...]) -> tuple[Stride, Tensor]:
+    """A stride with the state it started from, and the state of all rows (R, M) there."""
+    rows = stride.rows
+    some = args if rows is None else tuple(a[rows] if isinstance(a, Tensor) else a for a in args)
+    before = stepper.undo(system, stride.start, stride.end - stride.start, state if rows is None else state[rows], some)
+    return replace(stride, state=before), before if rows is None else state.index_copy(0, rows, before)
+
+
 class _Sums:
     """Gradients with respect to times, constants and parameters, summed over strides."""
 
-    def __init__(self, t: Tensor, args: tuple[Any, ...], parameters: Sequence[Tensor], wanted: Sequence[bool]) -> None:
-        self.inputs, self.leaves, self.times = args, parameters, t
+    def __init__(self, t: Tensor, args: tuple[Any, ...], parameters: Sequence[Tensor], wanted: Sequence[bool], shared: bool) -> None:
+        self.inputs, self.leaves, self.times, self.shared = args, parameters, t, shared
         self.wants_t, self.wants_args = wanted[0], wanted[2 : 2 + len(args)]
         self.wants_parameters = wanted[2 + len(args) :]
         self.t = torch.zeros_like(t) if wanted[0] else None
@@ -100,6 +116,7 @@ class _Sums:
     def pull(self, system: System, stepper: Any, stride: Stride, adjoint: Tensor) -> Tensor:
         """The adjoint (r, M) at the start of a stride, from that at its end."""
         rows = stride.rows
+        assert stride.state is not None
         with torch.enable_grad():
             state = stride.state.detach().requires_grad_()
             args = tuple(
@@ -113,7 +130,7 @@ class _Sums:
         sources = [state, *([t] if self.wants_t else []), *(a for a, w in zip(args, self.wants_args, strict=True) if w), *parameters]
         if not moved.requires_grad:
             return adjoint
-        found = list(torch.autograd.grad(moved, sources, adjoint, allow_unused=True, retain_graph=True))
+        found = list(torch.autograd.grad(moved, sources, adjoint, allow_unused=True, retain_graph=self.shared))
         back = found.pop(0)
         if self.wants_t:
             self._add(self.t, found.pop(0), None)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from flowkit.numerics.ode.failures import DONE, NOT_FINITE
 from flowkit.numerics.ode.system import System
+
+Keep = Literal["states", "times"] | None
 
 
 @dataclass
@@ -23,7 +25,7 @@ class Stride:
     Args:
         interval: it ends at or before output time ``interval``.
         rows: their indices (r,), None for all.
-        state: at its start (r, M).
+        state: at its start (r, M), None where only times are kept.
         start, end: times (r,).
         departs, arrives: weights of the interval's two output times in ``start`` and ``end``: a stride that departs from the first one
             moves with it; tensors (r,), or fractions of the interval.
@@ -31,7 +33,7 @@ class Stride:
 
     interval: int
     rows: Tensor | None
-    state: Tensor
+    state: Tensor | None
     start: Tensor
     end: Tensor
     departs: Any
@@ -52,7 +54,7 @@ class Marched:
     reached: Tensor
 
 
-def fixed(system: System, stepper: Any, state: Tensor, args: Sequence[Any], t: Tensor, counts: Sequence[int], keep: bool) -> Marched:
+def fixed(system: System, stepper: Any, state: Tensor, args: Sequence[Any], t: Tensor, counts: Sequence[int], keep: Keep) -> Marched:
     """``counts[k - 1]`` equal steps from t[k - 1] to t[k]."""
     made = empty(state, t)
     rows, evaluations = state.shape[0], 0
@@ -63,9 +65,9 @@ def fixed(system: System, stepper: Any, state: Tensor, args: Sequence[Any], t: T
         for j in range(steps):
             start, end = times[j : j + 1].expand(rows), times[j + 1 : j + 2].expand(rows)
             if keep:
-                made.strides.append(Stride(k, None, state, start, end, nodes[j], nodes[j + 1]))
+                made.strides.append(Stride(k, None, state if keep == "states" else None, start, end, nodes[j], nodes[j + 1]))
             step = stepper.step(system, start, end - start, state, args, slope)
-            evaluations += stepper.evaluations(slope is not None)
+            evaluations += stepper.evaluations(slope is not None, False)
             state, slope = step.y, step.last
             if step.hits is not None:
                 made.hits = made.hits + step.hits

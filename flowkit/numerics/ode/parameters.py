@@ -20,10 +20,13 @@ class Parameters:
     Args:
         tensors: those that want a gradient.
         places: for each, the modules and names that hold it; empty for tensors that a function has captured.
+        evaluations: of the field, that finding them took.
+        shared: whether the field's graph reaches back to operations made before it was called, which each step's backward must leave
+            in place.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], places: Sequence[Places]) -> None:
-        self.tensors, self.places = tuple(tensors), tuple(places)
+    def __init__(self, tensors: Sequence[Tensor], places: Sequence[Places], evaluations: int = 0, shared: bool = False) -> None:
+        self.tensors, self.places, self.evaluations, self.shared = tuple(tensors), tuple(places), evaluations, shared
 
     @staticmethod
     def of_module(module: nn.Module) -> Parameters:
@@ -63,15 +66,17 @@ def field_parameters(field: Field, given: Any, probe: Callable[[], Tensor]) -> P
         return Parameters.of_module(owner)
     if not torch.is_grad_enabled():
         return Parameters((), ())
-    found = _leaves(probe)
-    return Parameters(found, [[] for _ in found])
+    found, shared = _leaves(probe)
+    return Parameters(found, [[] for _ in found], 1, shared)
 
 
-def _leaves(probe: Callable[[], Tensor]) -> list[Tensor]:
+def _leaves(probe: Callable[[], Tensor]) -> tuple[list[Tensor], bool]:
+    """The leaves of an evaluation's graph, and whether it holds older operations."""
     with torch.enable_grad():
-        node = probe().grad_fn
+        marker: Any = (torch.zeros((), requires_grad=True) + 0).grad_fn
+        node: Any = probe().grad_fn
     found: dict[int, Tensor] = {}
-    waiting, seen = [node], set()
+    waiting, seen, shared = [node], set(), False
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -80,5 +85,7 @@ def _leaves(probe: Callable[[], Tensor]) -> list[Tensor]:
         variable = getattr(node, "variable", None)
         if variable is not None:
             found[id(variable)] = variable
+        else:
+            shared = shared or node._sequence_nr() < marker._sequence_nr()
         waiting.extend(following for following, _ in node.next_functions)
-    return list(found.values())
+    return list(found.values()), shared

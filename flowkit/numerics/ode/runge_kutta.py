@@ -42,9 +42,9 @@ class RungeKutta:
         self.adaptive = tableau.e is not None
         self.keeps_slope = tableau.first_same_as_last
 
-    def evaluations(self, given_first: bool) -> int:
+    def evaluations(self, given_first: bool, wants_error: bool = True) -> int:
         """Slopes that a step evaluates."""
-        return self.tableau.stages - (1 if given_first else 0)
+        return self.tableau.stages - given_first - (self.keeps_slope and not wants_error)
 
     def start(self, system: System, t: Tensor, y: Tensor, args: Sequence[Any]) -> Tensor:
         """The stepper's state (r, M) at the beginning."""
@@ -62,23 +62,27 @@ class RungeKutta:
             wants_error: also the error estimate, and the slope at the end where the method has it.
         """
         tableau, column = self.tableau, h.unsqueeze(1)
-        slopes = [system.slope(t, y, args) if first is None else first]
         # the last stage of a first-same-as-last pair serves the error and the next step alone
-        count = tableau.stages if wants_error or not self.keeps_slope else tableau.stages - 1
-        reached, point = -1, y
-        for i in range(1, count):
-            point, reached = combine(y, slopes, tableau.a[i - 1], column), i
-            c = tableau.c[i]
-            slopes.append(system.stage(t + c * h if c != 1 else t + h, y, point, args))
-        end = point if self.keeps_slope and reached == tableau.stages - 1 else combine(y, slopes, tableau.b[: len(slopes)], column)
-        error = None
-        if wants_error and tableau.e is not None:
-            error = weighted(slopes, tableau.e) * column
+        whole = wants_error or not self.keeps_slope
+        slopes, point = self.stages(system, t, h, y, args, first, tableau.stages if whole else tableau.stages - 1)
+        end = point if whole and self.keeps_slope else combine(y, slopes, tableau.b[: len(slopes)], column)
+        error = weighted(slopes, tableau.e) * column if wants_error and tableau.e is not None else None
         landed, hits = system.land(y, end)
-        last = slopes[-1] if self.keeps_slope and count == tableau.stages else None
+        last = slopes[-1] if whole and self.keeps_slope else None
         if hits is not None and bool((hits > 0).any()):  # a reflected end has another slope
             last = None
         return Step(landed, error, last, hits)
+
+    def stages(
+        self, system: System, t: Tensor, h: Tensor, y: Tensor, args: Sequence[Any], first: Tensor | None = None, count: int | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """The first ``count`` slopes, default all, and the point of the last of them."""
+        tableau, column, point = self.tableau, h.unsqueeze(1), y
+        slopes = [system.slope(t, y, args) if first is None else first]
+        for i in range(1, count or tableau.stages):
+            point, c = combine(y, slopes, tableau.a[i - 1], column), tableau.c[i]
+            slopes.append(system.stage(t + c * h if c != 1 else t + h, y, point, args))
+        return slopes, point
 
 
 def combine(y: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: Tensor) -> Tensor:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from flowkit.core.checks import may_raise
-from flowkit.core.errors import ConfigError, ShapeError
-from flowkit.core.shapes import positive
-from flowkit.numerics.ode.adaptive import Adaptive
-from flowkit.numerics.ode.control import Controller, Tolerance
+from flowkit.core.errors import ConfigError
+from flowkit.numerics.ode.arguments import WHO, march_of, members_of, stepper_of, times_of
+from flowkit.numerics.ode.continuous_adjoint import AdjointOptions
+from flowkit.numerics.ode.dense import Interpolant
+from flowkit.numerics.ode.differentiate import Problem, differentiated
 from flowkit.numerics.ode.failures import report
-from flowkit.numerics.ode.gradients import DiscreteAdjoint, replay
-from flowkit.numerics.ode.march import Marched, empty, fixed
-from flowkit.numerics.ode.parameters import Parameters, field_parameters
-from flowkit.numerics.ode.runge_kutta import RungeKutta
+from flowkit.numerics.ode.march import Marched, empty
+from flowkit.numerics.ode.parameters import field_parameters
 from flowkit.numerics.ode.system import Field, Layout, System
-from flowkit.numerics.ode.tableau import method as tableau_of
+from flowkit.numerics.ode.torchdiffeq_backend import PREFIX, solve_by_torchdiffeq
 
 Adjoint = Literal["discrete", "backprop", "continuous", "reversible"]
-WHO = "ode.solve"
 
 
 @dataclass
@@ -55,11 +54,13 @@ class Solution:
         ys: states (T, *shape), a tensor or a tuple of them as ``y0`` was.
         ts: output times (T,).
         stats: what it took.
+        interpolant: with ``dense``, a callable t -> state.
     """
 
     ys: Any
     ts: Tensor
     stats: Stats
+    interpolant: Interpolant | None = None
 
 
 def solve(
@@ -79,6 +80,8 @@ def solve(
     max_steps: int = 10_000,
     params: nn.Module | Sequence[Tensor] | None = None,
     boundary: Any = None,
+    dense: bool = False,
+    adjoint_options: AdjointOptions | None = None,
     on_failure: Literal["raise", "partial"] = "raise",
 ) -> Solution:
     """Integrate dy/dt = field(t, y) from t[0] through the other times.
@@ -88,7 +91,8 @@ def solve(
         y0: initial state, a tensor or a tuple of tensors; per sample each has the batch as its first axis.
         t: (T,) increasing or decreasing times, the first that of ``y0``; steps land on each.
         args: constants of the field, batch first per sample (contexts, probes); differentiable.
-        method: "euler", "midpoint", "heun2", "heun3", "rk4", "bosh3", "dopri5", "tsit5", "dopri8"; or a stepper.
+        method: "euler", "midpoint", "heun2", "heun3", "rk4", "bosh3", "dopri5", "tsit5", "dopri8", "alf", "reversible_heun", a stepper
+            such as ``Reversible("rk4")``, or "torchdiffeq:<name>" for that library's solver of the name, jointly.
         rtol, atol: tolerances of the methods with an error estimate; ``atol`` may be one number per member of the state,
             ``inf`` to leave a member out of the error's norm. A rtol below ten roundings of the dtype counts as ten.
         adjoint: "discrete", the exact gradient of the steps from stored states (default); "backprop", autograd through every
@@ -102,6 +106,8 @@ def solve(
         params: what the field's gradients go to besides ``y0``, ``args`` and ``t``: a module, or tensors; default the module that
             ``field`` is or belongs to, or the leaves that one evaluation depends on.
         boundary: a domain whose ``reflect`` keeps the (first member of the) state inside.
+        dense: also return ``Solution.interpolant``, the solution at any time.
+        adjoint_options: of the continuous adjoint's backward solve.
         on_failure: "raise", or "partial": failed samples keep the last state they reached and say so in ``stats.status``.
 
     Returns:
@@ -119,124 +125,49 @@ def solve(
         >>> round(solve(lambda t, y: -y, torch.ones(1), (0.0, 1.0), rtol=1e-7, atol=1e-7).ys[-1].item(), 5)
         0.36788
     """
-    members, times = _state(y0, per_sample), _times(t, y0)
-    _check_outcome(on_failure)
-    system = System(field, Layout(members, per_sample), boundary)
-    stepper = _stepper(method)
-    state, args = system.layout.pack(members), tuple(args)
-    march = _marcher(system, stepper, times, rtol, atol, steps, step, controller, max_steps)
-    begin = times[:1].expand(state.shape[0])
-    if len(times) == 1:
-        made, states = _standing(state, times), [state]
-    else:
-        parameters = field_parameters(field, params, lambda: system.slope(begin, state.detach(), args))
-        start = stepper.start(system, begin, state, args)
-        states, made = _gradients(adjoint)(system, stepper, march, times, start, args, parameters)
-    if on_failure == "raise" and may_raise(state):
-        report(made, max_steps, per_sample, WHO)
-    unpacked = [system.layout.unpack(stepper.value(each)) for each in states]
-    ys = tuple(torch.stack(each) for each in zip(*unpacked, strict=True))
-    return Solution(ys if isinstance(y0, tuple) else ys[0], times, _stats(made, per_sample))
-
-
-def _gradients(adjoint: str) -> Callable[..., tuple[Any, Marched]]:
-    found = {"discrete": _discrete, "backprop": _backprop}
-    if adjoint not in found:
-        raise ConfigError(f"{WHO}: expected adjoint to be one of {', '.join(found)}; got {adjoint!r}.")
-    return found[adjoint]
-
-
-def _needed(state: Tensor, args: tuple[Any, ...], parameters: Parameters, t: Tensor) -> bool:
-    tensors = (state, t, *parameters.tensors, *(a for a in args if isinstance(a, Tensor)))
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def _backprop(system: System, stepper: Any, march: Any, t: Tensor, state: Tensor, args: tuple[Any, ...], parameters: Parameters) -> tuple[Any, Marched]:
-    needed = _needed(state, args, parameters, t)
-    with torch.no_grad():
-        made = march(state.detach() if needed else state, args, t, needed)
-    return (replay(system, stepper, made, state, args, t) if needed else made.states), made
-
-
-def _discrete(system: System, stepper: Any, march: Any, t: Tensor, state: Tensor, args: tuple[Any, ...], parameters: Parameters) -> tuple[Any, Marched]:
-    if not _needed(state, args, parameters, t):
-        return _backprop(system, stepper, march, t, state, args, parameters)
-    made: list[Marched] = []
-    states = DiscreteAdjoint.apply((system, stepper, march), made, parameters, len(args), t, state, *args, *parameters.tensors)
-    return states.unbind(0), made[0]
-
-
-def _state(y0: Any, per_sample: bool) -> tuple[Tensor, ...]:
-    members = y0 if isinstance(y0, tuple) else (y0,)
-    if not members or not all(isinstance(m, Tensor) and m.is_floating_point() for m in members):
-        raise ShapeError(f"{WHO}: expected y0 to be a floating-point tensor or a tuple of them; got {type(y0).__name__}.")
-    if any(m.dtype != members[0].dtype or m.device != members[0].device for m in members):
-        raise ShapeError(f"{WHO}: expected the members of y0 to share dtype and device; got {[(m.dtype, str(m.device)) for m in members]}.")
-    if per_sample and any(m.dim() == 0 or m.shape[0] != members[0].shape[0] for m in members):
-        raise ShapeError(f"{WHO}: per_sample needs the batch as first axis of every member; got shapes {[tuple(m.shape) for m in members]}.")
-    return members
-
-
-def _times(t: Any, y0: Any) -> Tensor:
-    like = y0[0] if isinstance(y0, tuple) else y0
-    times = torch.as_tensor(t, dtype=like.dtype, device=like.device) if not isinstance(t, Tensor) else t.to(like)
-    if times.dim() != 1 or len(times) == 0:
-        raise ShapeError(f"{WHO}: expected t to be one axis of times; got shape {tuple(times.shape)}.")
-    if may_raise(times):
-        ahead = times.detach().diff()
-        if not bool(torch.isfinite(times).all()):
-            raise ConfigError(f"{WHO}: expected finite times; got {times.tolist()}.")
-        if not (bool((ahead > 0).all()) or bool((ahead < 0).all())):
-            raise ConfigError(f"{WHO}: expected t strictly increasing or strictly decreasing; got {times.tolist()}. Sort it and drop repeats.")
-    return times
-
-
-def _stepper(method: Any) -> Any:
-    return RungeKutta(tableau_of(method, WHO)) if isinstance(method, str) else method
-
-
-def _marcher(
-    system: System, stepper: Any, t: Tensor, rtol: float, atol: Any, steps: int | None, step: float | None, controller: str, max_steps: int
-) -> Callable[[Tensor, tuple[Any, ...], Tensor, bool], Marched]:
-    """What marches: on a fixed grid where ``steps`` or ``step`` ask for it, else with error control."""
-    if steps is not None and step is not None:
-        raise ConfigError(f"{WHO}: give steps= or step=, not both.")
-    if steps is None and step is None and not stepper.adaptive:
-        raise ConfigError(f"{WHO}: {stepper.name} has no error estimate: give steps= or step=, or choose dopri5, tsit5, bosh3, dopri8 or heun2.")
-    if steps is None and step is None:
-        tolerance = _tolerance(system.layout, rtol, atol, t)
-        return Adaptive(system, stepper, tolerance, Controller(controller, stepper.order), positive(max_steps, WHO, "max_steps"), None).march
-    if step is not None:
-        if not (math.isfinite(step) and step > 0):
-            raise ConfigError(f"{WHO}: expected a finite step > 0; got {step!r}. Its sign follows t.")
-        counts = [max(1, math.ceil(float(ahead) / step * (1 - 1e-9))) for ahead in t.detach().diff().abs()]
-    else:
-        counts = [positive(steps, WHO, "steps")] * (len(t) - 1)
-    return lambda state, args, times, keep: fixed(system, stepper, state, args, times, counts, keep)
-
-
-def _tolerance(layout: Layout, rtol: float, atol: Any, like: Tensor) -> Tolerance:
-    each = list(atol) if isinstance(atol, Sequence) else [atol]
-    if not (rtol >= 0 and math.isfinite(rtol)) or any(not a >= 0 for a in each) or (rtol == 0 and any(a == 0 for a in each)):
-        raise ConfigError(f"{WHO}: expected rtol >= 0 and atol >= 0, not both zero; got rtol={rtol!r}, atol={atol!r}.")
-    rtol = max(rtol, 10 * torch.finfo(like.dtype).eps)
-    if len(each) == 1:
-        return Tolerance(rtol, float(each[0]), layout.width)
-    if len(each) != len(layout.sizes):
-        raise ConfigError(f"{WHO}: expected one atol, or one for each of the {len(layout.sizes)} members of y0; got {len(each)}.")
-    columns = torch.cat([torch.full((size,), float(a), dtype=like.dtype, device=like.device) for a, size in zip(each, layout.sizes, strict=True)])
-    return Tolerance(rtol, columns, sum(size for a, size in zip(each, layout.sizes, strict=True) if math.isfinite(a)))
-
-
-def _standing(state: Tensor, t: Tensor) -> Marched:
-    return empty(state, t)
-
-
-def _stats(made: Marched, per_sample: bool) -> Stats:
-    found = (made.evaluations, made.accepted, made.rejected, made.hits, made.status, made.reached)
-    return Stats(*(found if per_sample else (value[0].item() for value in found)))
-
-
-def _check_outcome(on_failure: str) -> None:
     if on_failure not in ("raise", "partial"):
         raise ConfigError(f"{WHO}: expected on_failure to be 'raise' or 'partial'; got {on_failure!r}.")
+    members = members_of(y0, per_sample)
+    times = times_of(t, members[0])
+    system, constants = System(field, Layout(members, per_sample), boundary), tuple(args)
+    state = system.layout.pack(members)
+    if isinstance(method, str) and method.startswith(PREFIX):
+        states, made = solve_by_torchdiffeq(system, method, state, constants, times, rtol, atol, steps, step)
+        return _solution(system, states, made, times, isinstance(y0, tuple), per_sample)
+    stepper, controls = stepper_of(method), (rtol, atol, steps, step, controller, max_steps)
+    problem = Problem(system, stepper, march_of(system, stepper, times, *controls), times)
+    begin, interpolant = times[:1].expand(state.shape[0]), None
+    if len(times) == 1:
+        return _solution(system, [state], empty(state, times), times, isinstance(y0, tuple), per_sample)
+    parameters = field_parameters(field, params, lambda: system.slope(begin, state.detach(), constants))
+    start = stepper.start(system, begin, state, constants)
+    backward = partial(_solve_back, stepper, controls, adjoint_options or AdjointOptions())
+    states, made = differentiated(adjoint, problem, backward)(start, constants, parameters)
+    made.evaluations += parameters.evaluations
+    if dense:
+        with torch.no_grad():
+            interpolant = Interpolant(system, stepper, constants, problem.march(start.detach(), constants, times, "states"), times)
+    if on_failure == "raise" and may_raise(state):
+        report(made, max_steps, per_sample, WHO)
+    return _solution(system, [stepper.value(each) for each in states], made, times, isinstance(y0, tuple), per_sample, interpolant)
+
+
+def _solution(system: System, states: Any, made: Marched, times: Tensor, several: bool, per_sample: bool, interpolant: Any = None) -> Solution:
+    ys = tuple(torch.stack(each) for each in zip(*(system.layout.unpack(state) for state in states), strict=True))
+    found = (made.evaluations, made.accepted, made.rejected, made.hits, made.status, made.reached)
+    stats = Stats(*(found if per_sample else (value[0].item() for value in found)))
+    return Solution(ys if several else ys[0], times, stats, interpolant)
+
+
+def _solve_back(stepper: Any, forward: tuple[Any, ...], options: AdjointOptions, field: Any, y0: tuple[Tensor, ...], t: Tensor) -> tuple[Tensor, ...]:
+    """The backward equation of the continuous adjoint, from its state at t[0] to that at t[1]."""
+    rtol, atol, steps, step, controller, max_steps = forward
+    own = stepper if options.method is None else stepper_of(options.method)
+    allowed = options.atol if options.atol is not None else min(atol) if isinstance(atol, Sequence) else atol
+    counted = [allowed, allowed, *([math.inf if options.seminorm else allowed] * (len(y0) - 2))]
+    fixed_steps = steps if options.steps is None else options.steps
+    solution = solve(
+        field, y0, t, method=own, rtol=rtol if options.rtol is None else options.rtol, atol=counted, steps=fixed_steps,
+        step=step if fixed_steps is None else None, controller=controller, max_steps=max_steps, adjoint="backprop", params=(),
+    )  # fmt: skip
+    return tuple(member[-1] for member in solution.ys)

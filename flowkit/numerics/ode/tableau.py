@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -71,10 +72,10 @@ def _near_fraction(value: float) -> float:
     return round(value) if abs(value - round(value)) < 1e-9 else value
 
 
-def method(name: str, who: str) -> Tableau:
-    """The tableau of a name."""
+def method(name: str, who: str, others: Iterable[str] = ()) -> Tableau:
+    """The tableau of a name; ``others`` are further names to suggest."""
     if name not in TABLEAUS:
-        raise UnknownNameError(f"{who}: no method is called {name!r}. {nearest(name, TABLEAUS)}")
+        raise UnknownNameError(f"{who}: no method is called {name!r}. {nearest(str(name), (*TABLEAUS, *others))}")
     return TABLEAUS[name]
 
 
