@@ -156,7 +156,9 @@ class ContinuousFlow(Flow):
         """
         if self.context_shape is None:
             raise ConfigError(f"{self.who}.guided: expected a flow with a context; this one has none. Build it with classes= or context_features=.")
-        null = self.class_embedding(torch.full((), -1, device=self.time_span.device)) if self.class_embedding is not None else None
+        null = None
+        if self.class_embedding is not None:
+            null = self.class_embedding(torch.tensor(-1, device=next(self.class_embedding.parameters()).device)).detach()
         return self._changed(GuidedField(self.field, scale, null=null), {})
 
     def _changed(self, field: VectorField, options: dict[str, Any]) -> ContinuousFlow:
