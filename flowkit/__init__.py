@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from flowkit import bijectors, data, distributions, evaluation, flows, injections, nets, objectives, surjections, targets, univariates
+from flowkit import bijectors, continuous, data, distributions, evaluation, flows, injections, nets, objectives, surjections, targets, univariates
 from flowkit.core.checks import checks
 from flowkit.core.flow import Flow
 from flowkit.core.version import __version__
@@ -17,6 +17,7 @@ __all__ = [
     "bijectors",
     "checks",
     "compile",
+    "continuous",
     "data",
     "diagnose",
     "distributions",

@@ -8,6 +8,7 @@ from flowkit.testing._case import Case
 from flowkit.testing._suite import CheckReport, ConformanceError
 from flowkit.testing.bijectors import check_bijector
 from flowkit.testing.distributions import check_distribution
+from flowkit.testing.fields import check_field
 from flowkit.testing.injections import check_injection
 from flowkit.testing.objectives import check_objective
 from flowkit.testing.ops import check_op
@@ -21,6 +22,7 @@ __all__ = [
     "ConformanceError",
     "check_bijector",
     "check_distribution",
+    "check_field",
     "check_injection",
     "check_objective",
     "check_op",

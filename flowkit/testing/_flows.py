@@ -59,7 +59,7 @@ def sample_and_log_prob_agree(p: Any, case: Case) -> None:
     expect(tuple(log_prob.shape) == (6,), f"log_prob has shape {tuple(log_prob.shape)}")
     wanted = p.log_prob(x.detach(), context)
     close(log_prob, wanted, 10 * tolerance(p, 1e-8) * scale_of(wanted), "sample_and_log_prob against log_prob")
-    close(x, p.sample((6,), context, case.generator()), 1e-12 * scale_of(x), "sample_and_log_prob against sample")
+    close(x, p.sample((6,), context, case.generator()), tolerance(p, 1e-12) * scale_of(x), "sample_and_log_prob against sample")
 
 
 @register(DISTRIBUTION, applies=lambda p: invertible(p) and isinstance(p.base, StandardNormal))

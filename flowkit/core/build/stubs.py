@@ -15,6 +15,7 @@ PACKAGES = (
     "flowkit.bijectors",
     "flowkit.injections",
     "flowkit.surjections",
+    "flowkit.continuous",
     "flowkit.targets",
     "flowkit.distributions",
     "flowkit.objectives",
