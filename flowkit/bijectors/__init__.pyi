@@ -12,6 +12,7 @@ from flowkit.bijectors.block_triangular import BlockTriangular as BlockTriangula
 from flowkit.bijectors.cdf import CDF as CDF
 from flowkit.bijectors.cholesky_linear import CholeskyLinear as CholeskyLinear
 from flowkit.bijectors.circular_shift import CircularShift as CircularShift
+from flowkit.bijectors.continuous import Continuous as Continuous
 from flowkit.bijectors.conv1x1 import Conv1x1 as Conv1x1
 from flowkit.bijectors.cosine import Cosine as Cosine
 from flowkit.bijectors.coupling import Coupling as Coupling

@@ -184,6 +184,10 @@ class Continuous(Bijector):
         moved = self.transport(value, context, inverse=True, generator=generator)
         return moved.value, moved.log_det
 
+    def move(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Where a batch goes, without the divergence."""
+        return self.transport(value, context, inverse=inverse, log_det=False, generator=generator).value
+
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Continuous]]:
         plain = {"name": "mlp_field", "features": 2, "hidden": (8, 8)}

@@ -204,18 +204,18 @@ class Flow(Distribution):
         if self._support is not None and may_raise(x):
             self._support.check(x, f"{self.who}.to_latent")
         if batch_size is not None:
-            return self._chunked(lambda part, c: self._normalize(part, c, generator), x, context, batch_size)
-        return self._normalize(x, context, generator)
+            return self._chunked(lambda part, c: self._move(part, c, generator, inverse=True), x, context, batch_size)
+        return self._move(x, context, generator, inverse=True)
 
-    def _normalize(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
-        for step in reversed(self.maps):
-            x, _ = step.inverse(x, self._context_for(step, context), generator=generator)
-        return x
+    def _move(self, value: Tensor, context: Context, generator: torch.Generator | None, *, inverse: bool = False) -> Tensor:
+        for step in reversed(self.maps) if inverse else self.maps:
+            value = step.move(value, self._context_for(step, context), inverse=inverse, generator=generator)
+        return value
 
     def to_data(self, z: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> Tensor:
         """Latent to data: (*B, *latent event) -> (*B, *event)."""
         self._check_values(z, self.base.event_shape, "to_data")
-        return self._generate(z, self.embed_context(context), generator)[0]
+        return self._move(z, self.embed_context(context), generator)
 
     def _generate(self, z: Tensor, context: Context, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         x, total = z, zeros_log_det(z, self.base.event_shape)
@@ -248,7 +248,7 @@ class Flow(Distribution):
     ) -> Tensor:
         """Samples (*shape, *Bc, *event), differentiable in the parameters."""
         z, context = self._draw_latent(shape, context, generator, temperature)
-        return self._generate(z, context, generator)[0]
+        return self._move(z, context, generator)
 
     def sample_and_log_prob(
         self,

@@ -156,15 +156,17 @@ class Transform(nn.Module):
         out, log_det, inside = self.masked(value, context, inverse=inverse, generator=generator)
         return standard_log_normal(out, len(self.in_shape if inverse else self.out_shape)) + log_det, inside
 
+    def move(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """The value of a call without its log_det, where that costs extra; up to the map's tolerance that of the call."""
+        call: Any = self.inverse if inverse else self  # type: ignore[attr-defined]
+        return call(value, context, generator=generator)[0]  # type: ignore[no-any-return]
+
     def parts(self) -> list[Any]:
         """The maps that this one applies in turn, latent first; only itself where it is not made of others."""
         return [self]
 
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Set data-dependent state from a batch entering this map, and return the batch after it.
-
-        Most maps have no such state and only pass the batch on. ``fit`` calls this once, before anything is compiled.
-        """
+        """Set data-dependent state from a batch, and return the batch after this map; ``fit`` calls it once, before anything is compiled."""
         return self._call(value, context, generator, inverse=inverse)[0]
 
     # -- the algebra --------------------------------------------------------------------------------------------
@@ -179,8 +181,7 @@ class Transform(nn.Module):
         """``f & g``: f on the first part of event axis 0, g on the rest."""
         from flowkit.core.algebra.concat import Concat
 
-        parts: list[Any] = [self, other]
-        return Concat(parts)
+        return Concat([self, other])  # type: ignore[list-item]
 
     def on(self, index: Any, shape: int | tuple[int | None, ...] | None = None) -> Transform:
         """This map applied to part of a larger event, the identity elsewhere.
@@ -231,7 +232,7 @@ class Bijector(Transform):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         formula = next(i for i, base in enumerate(cls.__mro__) if not {"_forward", "_inverse"}.isdisjoint(vars(base)))
-        for shortcut in ("diagonal_steps", "masked_normal"):
+        for shortcut in ("diagonal_steps", "masked_normal", "move"):
             if not any(shortcut in vars(base) for base in cls.__mro__[: formula + 1]):  # what it inherits goes around another formula
                 setattr(cls, shortcut, getattr(Bijector, shortcut))
 
@@ -303,8 +304,7 @@ class Bijector(Transform):
 
 
 def _declared(transform: Transform, name: str) -> Shape:
-    shape = transform.__dict__.get(name, getattr(type(transform), name, None))
-    if shape is None:
+    if (shape := transform.__dict__.get(name, getattr(type(transform), name, None))) is None:
         raise ConfigError(f"{transform.who}: sets no {name}. Set in_shape and out_shape in its __init__.")
     return shape
 

@@ -17,7 +17,7 @@ from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
 from flowkit.core.registry import FLOWS
-from flowkit.core.shapes import Context, check_temperature, positive, positive_sizes
+from flowkit.core.shapes import Context, positive, positive_sizes
 from flowkit.core.vector_field import VectorField
 from flowkit.distributions import StandardNormal
 from flowkit.flows._conditioning import conditioning
@@ -172,37 +172,6 @@ class ContinuousFlow(Flow):
         for name, value in options.items():
             setattr(changed, name, value)
         return changed
-
-    # -- sampling without a divergence --------------------------------------------------------------------------
-
-    def rsample(
-        self,
-        shape: int | tuple[int, ...] = (),
-        context: Context = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        check_temperature(temperature, f"{self.who}.sample")
-        z, context = self._draw_latent(shape, context, generator, temperature)
-        return self._carried(z, context)
-
-    def to_data(self, z: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> Tensor:
-        self._check_values(z, self.base.event_shape, "to_data")
-        return self._carried(z, self.embed_context(context))
-
-    def _carried(self, z: Tensor, context: Context) -> Tensor:
-        continuous: Any = self.bijector
-        x: Tensor = continuous.transport(z, context, log_det=False).value
-        for step in self.maps[1:]:
-            x = step(x)[0]
-        return x
-
-    def _normalize(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
-        for step in reversed(self.maps[1:]):
-            x = step.inverse(x)[0]
-        continuous: Any = self.bijector
-        latent: Tensor = continuous.transport(x, context, inverse=True, log_det=False).value
-        return latent
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ContinuousFlow]]:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.core.domain._reflection import Reflection, count_hits
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError, DomainError
 from flowkit.core.registry import DOMAINS
-from flowkit.core.shapes import positive_sizes
+from flowkit.core.shapes import positive_sizes, sum_event
 
 
 @DOMAINS.register("box")
@@ -85,6 +86,49 @@ class Box(Domain):
             raise DomainError("Box.uniform: the box is unbounded. Give finite low and high.")
         unit = torch.rand((n, *self.low_buffer.shape), generator=generator, dtype=self.low_buffer.dtype, device=self.low_buffer.device)
         return torch.lerp(self.low_buffer.expand_as(unit), self.high_buffer.expand_as(unit), unit)
+
+    @property
+    def log_volume(self) -> float:
+        """Logarithm of the volume; infinite for an unbounded box."""
+        return float((self.high_buffer.double() - self.low_buffer.double()).log().sum())
+
+    @property
+    def centre(self) -> Tensor:
+        """Middle of the finite sides; a unit inside a single finite end; zero where there is none: (*event)."""
+        low, high = torch.isfinite(self.low_buffer), torch.isfinite(self.high_buffer)
+        one = torch.where(low, self.low_buffer + 1, torch.where(high, self.high_buffer - 1, 0.0))
+        return torch.where(low & high, torch.lerp(self.low_buffer, self.high_buffer, 0.5), one)
+
+    @property
+    def half_width(self) -> Tensor:
+        """Half of each finite side; 1 for the others: (*event)."""
+        width = self.high_buffer - self.low_buffer
+        return torch.where(torch.isfinite(width), 0.5 * width, 1.0)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of the box: (*B, *event) to itself."""
+        return torch.minimum(torch.maximum(x, self.low_buffer.to(x.dtype)), self.high_buffer.to(x.dtype))
+
+    def reflect(self, x: Tensor, dx: Tensor) -> Reflection:
+        """Fold the step x -> x + dx at the walls, coordinate by coordinate: k walls met leave the sign (-1)^k.
+
+        With z = x + dx and w = high - low, k = floor((z - low) / w) and m = z - k w, the end is m for even k and
+        low + high - m for odd k.
+        """
+        low, high = self.low_buffer.to(x.dtype), self.high_buffer.to(x.dtype)
+        z, width = x + dx, high - low
+        both = torch.isfinite(width)
+        beyond = (z < low) | (z > high)
+        with torch.no_grad():
+            turns = torch.floor((z - torch.where(both, low, 0.0)) / torch.where(both, width, 1.0))
+            turns = torch.where(beyond, torch.where(both, turns, 1.0), 0.0)
+            odd = turns.remainder(2.0) != 0
+        shift = torch.where(both, turns * torch.where(both, width, 0.0), 0.0)
+        mirror = torch.where(both, low + high, 2 * torch.where(torch.isfinite(low), low, torch.where(torch.isfinite(high), high, 0.0)))
+        folded = torch.where(odd, mirror - (z - shift), z - shift)
+        end = self.project(folded)
+        hits = count_hits(sum_event(turns.abs(), len(self.event_shape)))
+        return Reflection(end, lambda v: torch.where(odd, -v, v), hits)
 
     def support_map(self) -> dict[str, Any]:
         return {"name": "to_box", "low": self.low, "high": self.high, "shape": tuple(self.event_shape)}

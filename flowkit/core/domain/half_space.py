@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowkit.core.domain._reflection import Reflection
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DOMAINS
@@ -51,6 +53,46 @@ class HalfSpace(Domain):
     def safe_point(self, x: Tensor) -> Tensor:
         normal = self.normal_buffer.to(x)
         return (normal * ((self.offset - normal.norm()) / normal.square().sum())).expand_as(x)
+
+    @property
+    def log_volume(self) -> float:
+        """Infinite."""
+        return math.inf
+
+    @property
+    def centre(self) -> Tensor:
+        """The origin: where a normal law on the half-space is centred, (D,)."""
+        return torch.zeros_like(self.normal_buffer)
+
+    @property
+    def half_width(self) -> Tensor:
+        """1, a half-space having no width of its own."""
+        return torch.ones((), dtype=self.normal_buffer.dtype, device=self.normal_buffer.device)
+
+    def _excess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """How far x is beyond the wall, in units of the normal's square (*B, 1), and the rounding of that number's numerator."""
+        normal = self.normal_buffer.to(x.dtype)
+        terms = x * normal
+        rounding = (x.shape[-1] + 4) * torch.finfo(x.dtype).eps * (terms.abs().sum(-1, keepdim=True) + abs(self.offset))
+        return (terms.sum(-1, keepdim=True) - self.offset) / normal.square().sum(), rounding / normal.square().sum()
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of the half-space, a rounding inside: (*B, D) to itself."""
+        excess, rounding = self._excess(x)
+        return torch.where(excess > -rounding, x - (excess + rounding) * self.normal_buffer.to(x.dtype), x)
+
+    def reflect(self, x: Tensor, dx: Tensor) -> Reflection:
+        """Mirror the end of the step x -> x + dx in the wall if it is beyond: z - 2 max(0, g.z - c) g / |g|^2."""
+        z, normal = x + dx, self.normal_buffer.to(x.dtype)
+        excess, rounding = self._excess(z)
+        hit = excess > rounding
+        end = self.project(torch.where(hit, z - 2 * excess * normal, z))
+        square = normal.square().sum()
+
+        def carry(v: Tensor) -> Tensor:
+            return torch.where(hit, v - 2 * ((v * normal).sum(-1, keepdim=True) / square) * normal, v)
+
+        return Reflection(end, carry, hit.squeeze(-1).to(torch.int64))
 
     def support_map(self) -> dict[str, Any]:
         return {"name": "to_half_space", "normal": self.normal, "offset": self.offset}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.domain._reflection import Reflection, joined, unmirrored
 from flowkit.core.domain.domain import Domain
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import DOMAINS
@@ -50,6 +51,22 @@ class Product(Domain):
 
     def uniform(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return torch.cat([part.uniform(n, generator) for part in self.domains], dim=-1)  # type: ignore[operator]
+
+    @property
+    def log_volume(self) -> float:
+        """Logarithm of the volume."""
+        return float(sum(part.log_volume for part in self.domains))  # type: ignore[arg-type, misc]
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point, factor by factor: (*B, D) to itself."""
+        return torch.cat([piece if part.trivial else part.project(piece) for part, piece in self._parts(x)], dim=-1)  # type: ignore[operator]
+
+    def reflect(self, x: Tensor, dx: Tensor) -> Reflection:
+        """Reflect each factor's part of the step x -> x + dx in that factor."""
+        x, dx = torch.broadcast_tensors(x, dx)
+        pairs = zip(self._parts(x), dx.split(self.sizes, dim=-1), strict=True)
+        folded = [unmirrored(piece + step) if part.trivial else part.reflect(piece, step) for (part, piece), step in pairs]  # type: ignore[operator]
+        return joined(folded, self.sizes)
 
     def support_map(self) -> dict[str, Any] | None:
         maps = [part.support_map() or {"name": "identity", "shape": part.event_shape} for part in self.domains]  # type: ignore[operator]
