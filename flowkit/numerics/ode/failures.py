@@ -32,9 +32,8 @@ def report(stats: Any, max_steps: int, per_sample: bool, who: str) -> None:
     where = f" at t = {time:.6g}" if time == time else ""
     which = f"sample {first}, {len(failed)} of {len(status)} samples" if per_sample else "the whole state, integrated jointly"
     if reason == NOT_FINITE:
-        raise NonFiniteError(
-            f"{who}: the field or the state is not finite{where and where.replace(' at', ' after')} ({which}). Check the field and the input there, or their scale."
-        )
+        after = where.replace(" at", " after")
+        raise NonFiniteError(f"{who}: the field or the state is not finite{after} ({which}). Check the field and the input there, or their scale.")
     if reason == STEP_TOO_SMALL:
         raise IntegrationError(f"{who}: the step fell to rounding{where} ({which}). Loosen rtol and atol, or smooth the field.")
     raise IntegrationError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.errors import UnknownNameError, nearest
+from flowkit.kernels.mlp_trajectory_methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -91,36 +92,26 @@ def _tableau(name: str, order: int, a: str, b: str, embedded: str | None = None,
     return Tableau(name, order, rows, weights, error, None if middle is None else _numbers(middle), source)
 
 
+def _shared(name: str, source: str, *, error: str = "", middle: str = "") -> Tableau:
+    """A method that the trajectory kernel has too, with its numbers."""
+    own = METHODS[name]
+    return Tableau(name, own.order, own.a[1:], own.b, _numbers(error) or own.e or None, _numbers(middle) or None, source)
+
+
 _ALL = (
-    _tableau("euler", 1, "", "1", source="Euler (1768)"),
-    _tableau("midpoint", 2, "1/2", "0 1", source="Runge (1895)"),
-    _tableau("heun2", 2, "1", "1/2 1/2", "1 0", source="Heun (1900); the embedded solution is Euler's"),
-    _tableau("heun3", 3, "1/3; 0 2/3", "1/4 0 3/4", source="Heun (1900)"),
-    _tableau("rk4", 4, "1/3; -1/3 1; 1 -1 1", "1/8 3/8 3/8 1/8", source="Kutta (1901), the 3/8 rule"),
-    _tableau(
-        "bosh3", 3, "1/2; 0 3/4; 2/9 1/3 4/9", "2/9 1/3 4/9 0", "7/24 1/4 1/3 1/8",
-        source="Bogacki and Shampine (1989), A 3(2) pair of Runge-Kutta formulas",
-    ),
-    _tableau(
-        "dopri5", 5,
-        "1/5; 3/40 9/40; 44/45 -56/15 32/9; 19372/6561 -25360/2187 64448/6561 -212/729;"
-        "9017/3168 -355/33 46732/5247 49/176 -5103/18656; 35/384 0 500/1113 125/192 -2187/6784 11/84",
-        "35/384 0 500/1113 125/192 -2187/6784 11/84 0",
-        "5179/57600 0 7571/16695 393/640 -92097/339200 187/2100 1/40",
-        "6025192743/60170104320 0 51252292925/130801642656 -2691868925/90256281856 "
-        "187940372067/3189068634112 -1776094331/39487288512 11237099/470086768",
+    _shared("euler", "Euler (1768)"),
+    _shared("midpoint", "Runge (1895)"),
+    _shared("heun2", "Heun (1900); the embedded solution is Euler's", error="-1/2 1/2"),
+    _shared("heun3", "Heun (1900)"),
+    _shared("rk4", "Kutta (1901), the 3/8 rule"),
+    _shared("bosh3", "Bogacki and Shampine (1989), A 3(2) pair of Runge-Kutta formulas"),
+    _shared(
+        "dopri5",
         "Dormand and Prince (1980), A family of embedded Runge-Kutta formulae; midpoint from Shampine (1986)",
+        middle="6025192743/60170104320 0 51252292925/130801642656 -2691868925/90256281856 187940372067/3189068634112 "
+        "-1776094331/39487288512 11237099/470086768",
     ),
-    _tableau(
-        "tsit5", 5,
-        "0.161; -0.008480655492356989 0.335480655492357; 2.8971530571054935 -6.359448489975075 4.3622954328695815;"
-        "5.325864828439257 -11.748883564062828 7.4955393428898365 -0.09249506636175525;"
-        "5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401 -0.028269050394068383;"
-        "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774",
-        "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774 0",
-        "0.09468075576583945 0.009183565540343254 0.4877705284247616 1.234297566930479 -2.7077123499835256 1.866628418170587 1/66",
-        source="Tsitouras (2011), Runge-Kutta pairs of order 5(4)",
-    ),
+    _shared("tsit5", "Tsitouras (2011), Runge-Kutta pairs of order 5(4)"),
     _tableau(
         "dopri8", 8,
         "1/18; 1/48 1/16; 1/32 0 3/32; 5/16 0 -75/64 75/64; 3/80 0 0 3/16 3/20;"
