@@ -147,7 +147,7 @@ class Continuous(Bijector):
         ends = self.times(inverse=inverse) if times is None else times
         mode = choose("hutchinson" if products else self.divergence, self.field, rows.size, self.training and torch.is_grad_enabled()) if log_det else "none"
         if mode in ("analytic", "none") and running is None and not several:
-            moved = fused_transport(self, rows, rows.context(rows.parts), ends, log_det=log_det)
+            moved = fused_transport(self, rows, rows.context(rows.parts), self.times(inverse=inverse), log_det=log_det)
             if moved is not None:
                 return Transport(rows.restore(moved[0]), rows.restore_rows(moved[1], 0), None, moved[2], None)
         if mode in PROBED and probes is None:

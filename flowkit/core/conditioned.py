@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowkit.core.build import build
@@ -47,14 +48,28 @@ class Conditioned(WrappedFlow):
         return {key: getattr(self, f"fixed_{key}") for key in self._keys}
 
     def embed_context(self, context: Context) -> Context:
+        self._refuse(context)
+        return self.flow.embed_context(self.context)
+
+    def rsample(
+        self, shape: int | tuple[int, ...] = (), context: Context = None, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        self._refuse(context)
+        return self.flow.rsample(shape, self.context, generator, temperature)
+
+    def sample_and_log_prob(
+        self, shape: int | tuple[int, ...] = (), context: Context = None, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        self._refuse(context)
+        return self.flow.sample_and_log_prob(shape, self.context, generator, temperature)
+
+    @staticmethod
+    def _refuse(context: Context) -> None:
         if context is not None:
             raise ConfigError("Conditioned: the context is fixed; call the flow it was made from to pass another.")
-        return self.flow.embed_context(self.context)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Conditioned]]:
-        import torch
-
         (_, flow), *_ = Flow.examples()
         flow = build(flow.describe(), Flow)
         yield "one_context", cls(flow, torch.tensor([0.1, -0.3, 0.5]))
