@@ -1,9 +1,9 @@
-"""Adapters to other libraries: ``nflows``, ``zuko``, ``torch_distributions`` and ``pyro``, each imported when it is first used."""
+"""Adapters to other libraries: ``nflows``, ``zuko``, ``torch_distributions``, ``torchcfm`` and ``pyro``, each imported when it is first used."""
 
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["nflows", "pyro", "torch_distributions", "zuko"]
+__all__ = ["nflows", "pyro", "torch_distributions", "torchcfm", "zuko"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,4 +1,14 @@
 """Written by ``make stubs``."""
 
+from flowkit.objectives.consistency_training import ConsistencyTraining as ConsistencyTraining
+from flowkit.objectives.continuous_likelihood import ContinuousLikelihood as ContinuousLikelihood
+from flowkit.objectives.discrete_flow_matching import DiscreteFlowMatching as DiscreteFlowMatching
 from flowkit.objectives.evidence_lower_bound import EvidenceLowerBound as EvidenceLowerBound
+from flowkit.objectives.flow_matching import FlowMatching as FlowMatching
 from flowkit.objectives.maximum_likelihood import MaximumLikelihood as MaximumLikelihood
+from flowkit.objectives.mean_flow import MeanFlow as MeanFlow
+from flowkit.objectives.reflected_flow_matching import ReflectedFlowMatching as ReflectedFlowMatching
+from flowkit.objectives.reflow import Reflow as Reflow
+from flowkit.objectives.riemannian_flow_matching import RiemannianFlowMatching as RiemannianFlowMatching
+from flowkit.objectives.stochastic_interpolant import StochasticInterpolant as StochasticInterpolant
+from flowkit.objectives.temporal_optimization import TemporalOptimization as TemporalOptimization

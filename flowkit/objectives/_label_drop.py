@@ -5,6 +5,7 @@ The absence of a class is the label -1; that of any other context is zeros in pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -27,19 +28,34 @@ class Dropped(NamedTuple):
     mask: Tensor
 
 
+def draw_dropped(rows: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Which rows are to go without their context, each with that probability: (B, ...) -> (B) bool."""
+    return torch.rand(len(rows), generator=generator, device=rows.device) < share
+
+
+def without_context(flow: Any, context: Any, dropped: Tensor) -> Any:
+    """The embedded context, absent in some rows: labels become -1 before they are embedded, other contexts zeros afterwards."""
+
+    def emptied(part: Tensor, none: int) -> Tensor:
+        return torch.where(mask_event(dropped, part.dim() - 1), none, part)
+
+    if context is None:
+        return flow.embed_context(None)
+    embedded = flow.embed_context(map_parts(context, lambda part: part if part.is_floating_point() else emptied(part, -1)))
+    parts = context.values() if isinstance(context, Mapping) else (context,)
+    if not any(part.is_floating_point() for part in parts):
+        return embedded
+    return map_parts(embedded, lambda part: emptied(part, 0) if part.is_floating_point() else part)
+
+
 def drop_contexts(flow: Any, context: Any, share: float, rows: Tensor, generator: torch.Generator | None) -> Dropped:
     """Drop each row's context with a probability; without a context everything stays None.
 
     Args:
         flow: knows its ``embed_context``. context: of the batch, or None. share: probability. rows: (B, ...), for their number.
     """
-    device, n = rows.device, len(rows)
-    mask = torch.rand(n, generator=generator, device=device) < share
+    mask = draw_dropped(rows, share, generator)
     if context is None:
         return Dropped(flow.embed_context(None), None, None, torch.zeros_like(mask))
-    if isinstance(context, Tensor) and not context.is_floating_point():
-        none = torch.full_like(context, -1)
-        given, seen, null = (flow.embed_context(labels) for labels in (context, torch.where(mask, none, context), none))
-        return Dropped(given, seen, null, mask)
-    given = flow.embed_context(context)
-    return Dropped(given, map_parts(given, lambda part: part * mask_event(~mask, part.dim() - 1)), map_parts(given, torch.zeros_like), mask)
+    given, null = flow.embed_context(context), without_context(flow, context, torch.ones_like(mask))
+    return Dropped(given, without_context(flow, context, mask), null, mask)

@@ -36,7 +36,7 @@ from flowkit.core.registry import BIJECTORS, REGISTRIES
 from flowkit.core.shapes import as_shape, positive, positive_number, positive_sizes
 from flowkit.distributions import StandardNormal
 
-KINDS = ("objectives", "bijectors", "surjections", "univariates", "nets", "domains", "distributions", "targets", "flows")
+KINDS = ("objectives", "bijectors", "surjections", "univariates", "nets", "fields", "domains", "distributions", "targets", "flows")
 CLASSES = [pytest.param(REGISTRIES[kind][name], id=f"{kind}-{name}") for kind in KINDS for name in REGISTRIES[kind]]
 
 
