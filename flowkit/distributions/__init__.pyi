@@ -14,5 +14,8 @@ from flowkit.distributions.standard_normal import StandardNormal as StandardNorm
 from flowkit.distributions.student_t import StudentT as StudentT
 from flowkit.distributions.torch_distribution import TorchDistribution as TorchDistribution
 from flowkit.distributions.truncated_normal import TruncatedNormal as TruncatedNormal
+from flowkit.distributions.truncated_normal_on import TruncatedNormalOn as TruncatedNormalOn
 from flowkit.distributions.uniform_box import UniformBox as UniformBox
+from flowkit.distributions.uniform_on import UniformOn as UniformOn
 from flowkit.distributions.von_mises import VonMises as VonMises
+from flowkit.distributions.von_mises_fisher import VonMisesFisher as VonMisesFisher
