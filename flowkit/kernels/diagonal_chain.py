@@ -20,6 +20,7 @@ from torch import Tensor
 from flowkit.core.tally import tally
 from flowkit.kernels.cpu import library
 from flowkit.kernels.diagonal_steps import AFFINE, INVERSE_AFFINE, MAPS, NAMES, count, inverted, parse
+from flowkit.kernels.gpu import diagonal_chain as gpu
 from flowkit.kernels.op import Fused, Op
 from flowkit.kernels.operators import Pair, operators
 
@@ -108,7 +109,8 @@ def _one_by_one(operator: Any, fake: Callable[..., Pair], count: int) -> Callabl
     return batched
 
 
-_call = operators("diagonal_chain", "str program, int event_dims, str base", reference, {"cpu": _forward}, {"cpu": _backward}, batching=_one_by_one)
+_KERNELS: Any = {"cpu": _forward, "cuda": gpu.forward}, {"cpu": _backward, "cuda": gpu.backward}
+_call = operators("diagonal_chain", "str program, int event_dims, str base", reference, *_KERNELS, batching=_one_by_one)
 
 
 def _examples(rows: int = 6) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -128,7 +130,7 @@ def _examples(rows: int = 6) -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "elementwise", (draw(rows, 3), 0.5 * draw(1, 2, 1), "affine,tanh", 0, "normal")
 
 
-diagonal_chain = Op("diagonal_chain", reference, None, Fused(_call, library.unavailable, library.describe), _supports, _examples)
+diagonal_chain = Op("diagonal_chain", reference, gpu.fused(_call), Fused(_call, library.unavailable, library.describe), _supports, _examples)
 
 
 @dataclass(frozen=True)

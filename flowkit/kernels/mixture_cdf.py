@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowkit.kernels.cpu.scalar_map import CpuScalarMap
+from flowkit.kernels.gpu import maps
 from flowkit.kernels.iterative import polished, solve
 from flowkit.kernels.scalar_map import scalar_ops
 
@@ -115,6 +116,7 @@ logistic_mixture_cdf, inverse_logistic_mixture_cdf = scalar_ops(
     "int components, ",
     (forward, inverse),
     cpu=CpuScalarMap("logistic_mixture_cdf", lambda components: (components, LARGEST_LOG_SCALE)),
+    gpu=maps.logistic_mixture_cdf(LARGEST_LOG_SCALE),
     count=_count,
     limits=_limits,
     examples=_examples,

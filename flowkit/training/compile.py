@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from flowkit.core._rows import map_context
 from flowkit.core.checks import check_finite, runs_eagerly
 from flowkit.core.errors import ConfigError
-from flowkit.core.shapes import Context, Shape
+from flowkit.core.shapes import Context, Shape, whole_number
 from flowkit.core.transform import Transform
 from flowkit.kernels import op
 
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 _Pair = tuple[Tensor, Tensor]
 
 
-def compile(model: MODULE, *, backend: str | None = None) -> MODULE:
+def compile(model: MODULE, *, backend: str | None = None, graph_rows: int | None = None) -> MODULE:
     """The same flow with its maps compiled; parameters and buffers are shared, so training either trains both.
 
     Maps of equal structure and constants share one program, whose first axis is of any size: the time to compile does not grow with depth, and
@@ -38,18 +38,20 @@ def compile(model: MODULE, *, backend: str | None = None) -> MODULE:
 
     On a CPU only maps of many operations are compiled: those over fused kernels gain nothing there, the others (Bernstein polynomials,
     sums of squares, mixtures, networks that are monotone) are worth the seconds of a C++ compiler; ``python benchmarks/compile_time.py``
-    measures both. On a GPU every map is compiled and its kernels are launched one by one: CUDA graphs are not captured. Second
+    measures both. On a GPU every map is compiled. Its kernels are launched one by one, except in batches of ``graph_rows`` events: these
+    replay CUDA graphs, which is faster where kernels are small. Other sizes, such as the last batch of an epoch, capture nothing. Second
     derivatives go through ``model`` itself: torch.compile gives first ones.
 
     Args:
         model: a flow, or a module that holds maps.
         backend: of torch.compile, and then for every map; None chooses per map and device.
+        graph_rows: events of a batch that replays CUDA graphs, such as the batch size of a training; None for none.
 
     Returns:
         the compiled flow; ``model`` is left as it was.
 
     Raises:
-        ConfigError: there is no map to compile.
+        ConfigError: there is no map to compile, or ``graph_rows`` is not a whole number from 2.
 
     Example:
         >>> import torch, flowkit as fk
@@ -60,6 +62,8 @@ def compile(model: MODULE, *, backend: str | None = None) -> MODULE:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"compile: expected a flow; got {type(model).__name__}.")
+    if graph_rows is not None:
+        whole_number(graph_rows, "compile", "graph_rows", 2)
     kept: dict[int, Any] = {}
     for module in model.modules():
         for held in (module._parameters, module._buffers):  # the dictionaries too: .to(device) and load_state_dict reach both
@@ -71,7 +75,7 @@ def compile(model: MODULE, *, backend: str | None = None) -> MODULE:
         raise ConfigError(f"compile: {type(model).__name__} holds no map of flowkit. Use torch.compile for other modules.")
     for step in maps:
         if not any(isinstance(part, Transform) for part in step.modules() if part is not step):
-            region = step.__dict__["_formula"] = _Region(step, backend)
+            region = step.__dict__["_formula"] = _Region(step, backend, graph_rows)
             if type(step).masked_normal is not Transform.masked_normal:
                 step.__dict__["masked_normal"] = region.masked_normal
     return made
@@ -80,12 +84,12 @@ def compile(model: MODULE, *, backend: str | None = None) -> MODULE:
 class _Region:
     """What a map of a compiled flow does in place of its ``_formula``, and of a ``masked_normal`` that goes around that."""
 
-    def __init__(self, step: Transform, backend: str | None) -> None:
-        self.step, self.backend = step, backend
+    def __init__(self, step: Transform, backend: str | None, graph_rows: int | None) -> None:
+        self.step, self.backend, self.graph_rows = step, backend, graph_rows
         self._kind: _Kind | None = None  # found at the first call: a pickled map is not whole before
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"step": self.step, "backend": self.backend, "_kind": None}
+        return {"step": self.step, "backend": self.backend, "graph_rows": self.graph_rows, "_kind": None}
 
     def __call__(self, value: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> _Pair:
         step = self.step
@@ -100,7 +104,8 @@ class _Region:
                 result = self._as_it_is(value, context, generator, inverse)
             kind.decide(call, count.operations)
             return result
-        found = kind.run(step, call, _rows(value, event), map_context(context, step.context_shape, _rows)) if chosen else None
+        graph = self.graph_rows == batch.numel() and value.is_cuda
+        found = kind.run(step, call, _rows(value, event), map_context(context, step.context_shape, _rows), graph) if chosen else None
         if found is None:
             return self._as_it_is(value, context, generator, inverse)
         out, log_det = found
@@ -141,7 +146,7 @@ class _Kind:
     def __init__(self, backend: str | None) -> None:
         self.backend = backend
         self._choices: dict[_Call, bool] = {}
-        self._programs: dict[tuple[_Call, bool], Callable[..., _Pair]] = {}
+        self._programs: dict[tuple[_Call, bool, int], Callable[..., _Pair]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Kind:
         return self
@@ -157,16 +162,18 @@ class _Kind:
         """Choose by the number of operations of a call."""
         self._choices[call] = operations > FEW
 
-    def run(self, step: Transform, call: _Call, value: Tensor, context: Context) -> _Pair | None:
-        """The compiled call; None where torch cannot compile it, which is then not tried again."""
-        key = (call, torch.is_grad_enabled())
+    def run(self, step: Transform, call: _Call, value: Tensor, context: Context, graph: bool = False) -> _Pair | None:
+        """The compiled call, with ``graph`` by a CUDA graph of that many rows; None where torch cannot compile it, which is then not tried again."""
+        key = (call, torch.is_grad_enabled(), len(value) if graph else 0)
         if key not in self._programs:
-            self._programs[key] = _program(step, call.inverse, self.backend or "inductor")
-        for tensor in (value, *_tensors(context)):
+            self._programs[key] = _program(step, call.inverse, self.backend or "inductor", graph)
+        for tensor in () if graph else (value, *_tensors(context)):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
         failures = torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit  # the second is not of the first's class
         try:
-            return self._programs[key](step, value, context)
+            out, log_det = self._programs[key](step, value, context)
+            # what a graph returns lies in memory that its next run overwrites
+            return (out.clone(), log_det.clone()) if graph else (out, log_det)
         except failures as error:
             told = error.__cause__ if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit) else error
             reason = next((line for line in str(told).splitlines() if line.strip()), type(error).__name__)
@@ -212,12 +219,14 @@ def _compilable(step: Transform, inverse: bool) -> bool:
     return step.traits.compiles and not step.traits.stochastic and not (inverse and step.traits.inverse in ("sequential", "iterative"))
 
 
-def _program(step: Transform, inverse: bool, backend: str) -> Callable[..., _Pair]:
+def _program(step: Transform, inverse: bool, backend: str, graph: bool) -> Callable[..., _Pair]:
     """A compiled function of a map, its values and its context. Of its own code: torch keeps eight variants for each code object."""
     call = _inverse if inverse else _forward
     name = f"{call.__name__}_of_{type(step).__name__}"
     own = types.FunctionType(call.__code__.replace(co_name=name), call.__globals__, name)
-    return torch.compile(own, backend=backend, fullgraph=True)
+    if graph and backend == "inductor":
+        return torch.compile(own, fullgraph=True, dynamic=False, options={"triton.cudagraphs": True})
+    return torch.compile(own, backend=backend, fullgraph=True, dynamic=False if graph else None)
 
 
 def _forward(step: Transform, value: Tensor, context: Any) -> _Pair:

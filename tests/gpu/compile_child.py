@@ -32,8 +32,9 @@ CASES = {
     "piecewise_quadratic_spline_bounded": (maps.PIECEWISE_QUADRATIC_SPLINE, (8, 0.0, 1.0, "bounded"), (4096, 63), torch.float32),
     "bounded_affine": (maps.BOUNDED_AFFINE, (5.0,), (4096, 16), torch.float32),
     "affine": (maps.AFFINE, (), (4096, 16), torch.float32),
+    "logistic_mixture_cdf": (maps.logistic_mixture_cdf(3.0), (8,), (4096, 16), torch.float32),
 }
-BOTH_WAYS = ("spline", "piecewise_linear_spline", "piecewise_quadratic_spline", "affine")
+BOTH_WAYS = ("spline", "piecewise_linear_spline", "piecewise_quadratic_spline", "affine", "logistic_mixture_cdf")
 
 
 class NoDevice:

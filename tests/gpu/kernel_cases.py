@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 CHECKS = ("values", "all_constants", "long_rows", "many_bins", "float32_error", "half_precision", "layouts", "memory", "strange_values", "operator")
-MAPS = ("rational_quadratic_spline", "piecewise_linear_spline", "piecewise_quadratic_spline", "bounded_affine", "affine")
+MAPS = ("rational_quadratic_spline", "piecewise_linear_spline", "piecewise_quadratic_spline", "bounded_affine", "affine", "logistic_mixture_cdf")
 OPS = tuple(direction + name for name in MAPS for direction in ("", "inverse_"))
 THOROUGH = tuple((check, op) for check in CHECKS for op in OPS)
 

@@ -140,7 +140,7 @@ def float32_error(case: Judged) -> None:
                 kept = (judged,) if place >= 2 else ()  # which slope a value on a knot has is a matter of rounding
                 error, own = worst(mine[kept], right[kept]), worst(other[kept], right[kept])
                 assert error <= OWN_ERROR * max(own, FLOOR), f"{constants} {base}, tensor {place}: error {error:.1e}, of the reference {own:.1e}"
-                assert not case.subject.simple or error <= SIMPLE, f"{constants} {base}, tensor {place}: error {error:.1e}"
+                assert not case.subject.simple or case.subject.loose or error <= SIMPLE, f"{constants} {base}, tensor {place}: error {error:.1e}"
 
 
 def beside_knots(case: Judged, value: Tensor, params: Tensor, constants: tuple[Any, ...], base: str) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.kernels import bounded_affine, piecewise_linear_spline, piecewise_quadratic, piecewise_quadratic_spline, rational_quadratic_spline
+from flowkit.kernels import bounded_affine, mixture_cdf, piecewise_linear_spline, piecewise_quadratic, piecewise_quadratic_spline, rational_quadratic_spline
 from flowkit.kernels.gpu import maps
 from flowkit.kernels.spline_ends import SCHEMA
 
@@ -35,13 +35,17 @@ def inverse_affine(value: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A map, its constants' schema, its plain forms, constants to judge it with, and what is done to random parameters before."""
+    """A map, its constants' schema, its plain forms, constants to judge it with, and what is done to random parameters before.
+
+    Simple maps have no ends and no bins; loose ones divide and take logarithms all the same.
+    """
 
     kernels: Any
     schema: str
     plain: tuple[Callable[..., Any], Callable[..., Any]]
     constants: tuple[tuple[Any, ...], ...]
     simple: bool = False
+    loose: bool = False
     vary: Callable[..., Tensor] = lambda params, *constants: params
 
 
@@ -52,5 +56,8 @@ SUBJECTS = {
         maps.PIECEWISE_QUADRATIC_SPLINE, SCHEMA, (piecewise_quadratic_spline.forward, piecewise_quadratic_spline.inverse), ENDS, vary=some_given
     ),
     "bounded_affine": Subject(maps.BOUNDED_AFFINE, "float bound, ", (bounded_affine.forward, bounded_affine.inverse), ((5.0,), (0.5,)), simple=True),
+    "logistic_mixture_cdf": Subject(
+        maps.logistic_mixture_cdf(mixture_cdf.LARGEST_LOG_SCALE), "int components, ", (mixture_cdf.forward, mixture_cdf.inverse), ((8,), (3,), (1,)), True, True
+    ),
     "affine": Subject(maps.AFFINE, "", (affine, inverse_affine), ((),), simple=True),
 }

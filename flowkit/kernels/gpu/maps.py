@@ -28,3 +28,8 @@ PIECEWISE_QUADRATIC_SPLINE = GpuScalarMap("piecewise_quadratic_spline", _quadrat
 PIECEWISE_LINEAR_SPLINE = GpuScalarMap("piecewise_linear_spline", _linear)
 BOUNDED_AFFINE = GpuScalarMap("affine", lambda bound: Table(2, 2, 1, (float(bound),)))
 AFFINE = GpuScalarMap("affine", lambda: Table(2, 2, 1, (0.0,)))
+
+
+def logistic_mixture_cdf(bound: float) -> GpuScalarMap:
+    """With log-scales and log-gains within the bound."""
+    return GpuScalarMap("logistic_mixture_cdf", lambda components: Table(3 * components + 2, 4, _numbers(max(components, 2)), (components, bound)))
