@@ -83,11 +83,12 @@ class ContinuousFlow(Flow):
         who = type(self).__name__
         if features is None and field is None:
             raise ConfigError(f"{who}: expected features=, the number of coordinates, or field=, a velocity field; got neither.")
+        features = None if features is None else positive(features, who, "features")
         seen = conditioning(who, context_features, classes, context_shape, embed)
         self.hidden, self.activation = positive_sizes(hidden, who, "hidden"), activation
         if field is None:
             assert features is not None
-            field = MLPField(positive(features, who, "features"), self.hidden, activation=activation, context_features=seen.features)
+            field = MLPField(features, self.hidden, activation=activation, context_features=seen.features)
         event = _event(who, field, features)
         base = StandardNormal(event) if base is None else base
         image = len(event) > 1
@@ -104,7 +105,8 @@ class ContinuousFlow(Flow):
         )  # fmt: skip
         self.features, self.context_features, self.classes = features, seen.context_features, seen.classes
         self.divergence, self.solver, self.rtol, self.atol, self.adjoint = divergence, solver, rtol, atol, adjoint
-        self.per_sample, self.steps, self.probes, self.duration = per_sample, steps, probes, duration
+        own: Any = self.bijector
+        self.per_sample, self.steps, self.probes, self.duration = own.per_sample, own.steps, own.probes, own.duration
         self.class_embedding = seen.embed if classes else None
         self.embed = embed
 

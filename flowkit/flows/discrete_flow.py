@@ -90,8 +90,10 @@ class DiscreteFlow(Flow):
             raise ConfigError(f"{who}: expected guidance to be a finite number, and 1 without classes; got {guidance!r} with classes={classes}.")
         if not isinstance(corrector, int | float) or not 0 <= corrector < float("inf"):
             raise ConfigError(f"{who}: expected corrector to be a finite number >= 0; got {corrector!r}.")
-        how = Jumping(source, positive_number(power, who, "power"), positive(steps, who, "steps"), corrector, guidance, bound, positive(draws, who, "draws"))
-        body = TokenMLP(n, levels, positive_sizes(hidden, who, "hidden"), classes=classes) if net is None else net
+        steps, draws = positive(steps, who, "steps"), positive(draws, who, "draws")
+        how = Jumping(source, positive_number(power, who, "power"), steps, corrector, guidance, bound, draws)
+        hidden = positive_sizes(hidden, who, "hidden")
+        body = TokenMLP(n, levels, hidden, classes=classes) if net is None else net
         jumps = TokenJumps(body, n, levels, classes, how)
         super().__init__(jumps.noise, jumps)
         self.features, self.levels, self.hidden, self.classes = n, levels, hidden, classes

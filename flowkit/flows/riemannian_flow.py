@@ -17,7 +17,7 @@ from flowkit.core.domain import SO3, Manifold, Sphere, Torus
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
 from flowkit.core.registry import FLOWS
-from flowkit.core.shapes import Context, check_event, positive, positive_number, positive_sizes
+from flowkit.core.shapes import Context, check_event, positive, positive_number, positive_sizes, whole_number
 from flowkit.core.vector_field import VectorField
 from flowkit.distributions import UniformOn
 from flowkit.flows._conditioning import conditioning
@@ -90,7 +90,7 @@ class RiemannianFlow(Flow):
             raise ConfigError(f"{who}: expected a manifold such as Sphere(2), Torus(2) or SO3(); got {domain!r}. In R^n use ContinuousFlow.")
         seen = conditioning(who, context_features, classes, context_shape, embed)
         self.context_features, self.classes = seen.context_features, seen.classes
-        self.hidden, self.activation, self.octaves = positive_sizes(hidden, who, "hidden"), activation, octaves
+        self.hidden, self.activation, self.octaves = positive_sizes(hidden, who, "hidden"), activation, whole_number(octaves, who, "octaves", 0)
         self.steps = None if steps is None else positive(steps, who, "steps")
         self.solver, self.rtol, self.atol = check_scheme(solver, steps, who), positive_number(rtol, who, "rtol"), positive_number(atol, who, "atol")
         inner = self._tangent(who, domain, field, seen.features)

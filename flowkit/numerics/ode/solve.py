@@ -28,7 +28,7 @@ Adjoint = Literal["discrete", "backprop", "continuous", "reversible"]
 
 @dataclass
 class Stats:
-    """What a solution took; whole numbers, or tensors (B,) per sample.
+    """What a solution took; numbers, tensors () on accelerators, or tensors (B,) per sample.
 
     Args:
         nfe: evaluations of the field, those that chose the first step included.
@@ -155,7 +155,8 @@ def solve(
 def _solution(system: System, states: Any, made: Marched, times: Tensor, several: bool, per_sample: bool, interpolant: Any = None) -> Solution:
     ys = tuple(torch.stack(each) for each in zip(*(system.layout.unpack(state) for state in states), strict=True))
     found = (made.evaluations, made.accepted, made.rejected, made.hits, made.status, made.reached)
-    stats = Stats(*(found if per_sample else (value[0].item() for value in found)))
+    at_hand = times.device.type == "cpu"  # elsewhere reading a number would wait for the device
+    stats = Stats(*(found if per_sample else (value[0].item() if at_hand else value[0] for value in found)))
     return Solution(ys if several else ys[0], times, stats, interpolant)
 
 

@@ -1,0 +1,202 @@
+"""The flow of a velocity field within walls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowkit.bijectors import Continuous
+from flowkit.bijectors._augmented import Slopes
+from flowkit.bijectors._flow_rows import Rows
+from flowkit.core.domain._reflection import Reflection
+from flowkit.core.domain.domain import Domain
+from flowkit.core.shapes import Context
+from flowkit.core.vector_field import VectorField
+from flowkit.numerics.divergence import PROBED, choose, draw_probes
+from flowkit.numerics.ode import Solution, Stats, solve
+from flowkit.numerics.ode.march import DONE, NOT_FINITE
+
+ATTEMPTS = 100  # steps under error control before rows are asked whether a wall holds them up
+WALL_METHOD, WALL_STEPS = "heun3", 10  # how rows that meet a wall are solved then
+
+
+class Carried(NamedTuple):
+    """Where the walls and the field carry a batch.
+
+    Args:
+        value: (*B, *event), or (T, *B, *event) at several times; never outside.
+        log_det: (*B), or (T, *B); zero where it was not asked for.
+        hits: mirrors met on the way, (*B).
+        stats: what the solver took, per sample.
+    """
+
+    value: Tensor
+    log_det: Tensor
+    hits: Tensor
+    stats: Stats
+
+
+@dataclass
+class ReflectedInfo:
+    """What a reflected solution met.
+
+    Args:
+        nfe: evaluations of the field per sample; steps: accepted steps per sample, both (*B).
+        hits: mirrors met at the ends of steps, (*B).
+        exited: of a density: rows whose way back to t = 0 leaves the domain, (*B); of samples: rows that hit the wall.
+        max_violation: how far a step or a stage went outside before it was folded back, at most; 0 where none did.
+    """
+
+    nfe: Tensor
+    steps: Tensor
+    hits: Tensor
+    exited: Tensor
+    max_violation: float
+
+    @property
+    def exit_fraction(self) -> float:
+        """Share of rows that exited."""
+        return float(self.exited.double().mean()) if self.exited.numel() else 0.0
+
+    @property
+    def hits_per_step(self) -> float:
+        """Mirrors met per accepted step."""
+        return float(self.hits.sum() / self.steps.sum().clamp(min=1))
+
+
+class Passing:
+    """A boundary rule that folds nothing: steps go on outside, where a hit is counted at every end that lies there.
+
+    Paths back in time that leave the domain have no preimage; nothing is gained by mirroring them, and along a wall that pulls
+    them out the mirrored equation jumps, which costs steps without end.
+
+    Args:
+        domain: knows ``contains``; tolerance: what the solver's own error may carry over the wall.
+    """
+
+    def __init__(self, domain: Domain, tolerance: float) -> None:
+        self.domain, self.tolerance = domain, tolerance
+
+    def reflect(self, x: Tensor, dx: Tensor) -> Reflection:
+        """The step as it is."""
+        z = x + dx
+        return Reflection(z, lambda v: v, (~self.domain.contains(z.detach(), tol=self.tolerance)).to(torch.int64))
+
+
+class Watched:
+    """A boundary rule that remembers how far steps and their stages went outside before they were folded."""
+
+    def __init__(self, rule: Any, domain: Any) -> None:
+        self.rule, self.domain, self.rank = rule, domain, len(domain.event_shape)
+        self.worst: Tensor | None = None
+
+    def reflect(self, x: Tensor, dx: Tensor) -> Reflection:
+        """The rule's own reflection."""
+        folded: Reflection = self.rule.reflect(x, dx)
+        z = (x + dx).detach()
+        # the nearest point inside is as far as the wall is
+        beyond = torch.linalg.vector_norm((self.domain.project(z) - z).flatten(-self.rank) if self.rank else (self.domain.project(z) - z)[..., None], dim=-1)
+        beyond = torch.where(folded.hits > 0, beyond, 0.0)
+        worst = beyond.max() if beyond.numel() else beyond.sum()
+        self.worst = worst if self.worst is None else torch.maximum(self.worst, worst)
+        return folded
+
+
+class Mirrored(Continuous):
+    """``Continuous`` on a domain, whose boundary rule folds every stage and every step's end; step sizes are per sample.
+
+    Args:
+        field: the velocity field; domain: where it lives; rule: object with ``reflect``, usually the domain.
+        options: of ``Continuous``.
+    """
+
+    def __init__(self, field: VectorField, domain: Domain, rule: Any, **options: Any) -> None:
+        super().__init__(field, **options)
+        self.walls, self.rule = domain, rule
+
+    @property
+    def domain(self) -> Domain:
+        return self.walls
+
+    @property
+    def codomain(self) -> Domain:
+        return self.walls
+
+    def carried(
+        self,
+        value: Tensor,
+        context: Context = None,
+        *,
+        inverse: bool = False,
+        log_det: bool = True,
+        generator: torch.Generator | None = None,
+        times: Tensor | Sequence[float] | None = None,
+        rule: Any = None,
+    ) -> Carried:
+        """Carry a batch along the field within the walls; arguments as for ``transport``; ``rule`` in place of the own."""
+        value, context = self._prepare(value, context, inverse)
+        rows = Rows(value, self.field.event_shape, context, self.context_shape)
+        mode = choose(self.divergence, self.field, rows.size, self.training and torch.is_grad_enabled()) if log_det else "none"
+        probes = None
+        if mode in PROBED:
+            count = max(self.probes, 2) if mode == "hutch++" else self.probes
+            probes = rows.flat_probes(draw_probes(value, len(self.field.event_shape), count=count, law=self.law, generator=generator))
+        state = (rows.value, rows.value.new_zeros(len(rows.value))) if log_det else (rows.value,)
+        slopes = Slopes(self.field, rows, mode, -1.0 if inverse else 1.0, None, False, probes is not None)
+        constants = (*rows.parts, *(() if probes is None else (probes,)))
+        ends = self.times(inverse=inverse) if times is None else torch.as_tensor(times, dtype=value.dtype, device=value.device)
+        solution = self._solved(slopes, state, ends, constants, self.rule if rule is None else rule)
+        found = list(solution.ys) if times is not None else [member[-1] for member in solution.ys]
+        tally = found[1] if log_det else found[0].new_zeros(found[0].shape[: 1 + (times is not None)])
+        tally = rows.restore_rows(tally, 0).to(torch.promote_types(tally.dtype, torch.float32))
+        return Carried(rows.restore(found[0]), tally, rows.restore_rows(solution.stats.hits, 0), solution.stats)
+
+    def _solved(self, slopes: Any, state: tuple[Tensor, ...], ends: Tensor, constants: tuple[Tensor, ...], rule: Any) -> Solution:
+        """Solve; rows that meet a wall under error control are solved again in a few fixed steps.
+
+        Where the field pushes against a wall the mirrored velocity jumps with the place, and the end of a mirrored step is off by O(h)
+        whatever the method: error control would take steps without end, and small ones heap samples up at the wall.
+        """
+        options: dict[str, Any] = {"adjoint": self.adjoint, "params": tuple(self.field.parameters()), "boundary": rule, "per_sample": True}
+        controlled: dict[str, Any] = {"method": self.solver, "rtol": self.rtol, "atol": self.atol, "steps": self.steps, **options}
+        if self.steps is not None or len(ends) != 2 or isinstance(rule, Passing) or isinstance(getattr(rule, "rule", None), Passing):
+            return solve(slopes, state, ends, args=constants, max_steps=self.max_steps, **controlled)
+        made = solve(slopes, state, ends, args=constants, max_steps=min(ATTEMPTS, self.max_steps), on_failure="partial", **controlled)
+        met, failed = made.stats.hits > 0, made.stats.status != DONE
+        broken = made.stats.status == NOT_FINITE
+        if not bool((met | failed).any()):
+            return made
+        fixed = {**options, "method": WALL_METHOD, "steps": WALL_STEPS}
+        for rows, choice in ((failed & (~met | broken), {**controlled, "max_steps": self.max_steps}), (met & ~broken, fixed)):
+            left = rows.nonzero().squeeze(1)
+            if len(left):
+                part = solve(slopes, tuple(member[left] for member in state), ends, args=tuple(c[left] for c in constants), **choice)
+                made = _replaced(made, left, part)
+        return made
+
+    def transport(self, value: Tensor, context: Context = None, **options: Any) -> Any:
+        """``carried``, for what a ``ContinuousFlow`` does with its map."""
+        return self.carried(value, context, **options)
+
+
+def _replaced(made: Solution, left: Tensor, part: Solution) -> Solution:
+    """A solution with the ends of some rows replaced, their hits and status too; the work is added."""
+    stats, new = made.stats, part.stats
+    for name in ("nfe", "accepted", "rejected"):
+        setattr(stats, name, getattr(stats, name).index_add(0, left, getattr(new, name)))
+    stats.status = stats.status.index_copy(0, left, new.status)
+    # a row that met a wall once is known by it, also where the coarser steps end on this side of it
+    stats.hits = stats.hits.index_copy(0, left, torch.maximum(new.hits, stats.hits[left].clamp(max=1)))
+    ys = tuple(torch.stack([whole[0], whole[-1].index_copy(0, left, new[-1])]) for whole, new in zip(made.ys, part.ys, strict=True))
+    return Solution(ys, made.ts, made.stats)
+
+
+def information(moved: Carried, exited: Tensor, watched: Watched | None) -> ReflectedInfo:
+    """What a solution met, in the shape of its batch."""
+    shape = moved.hits.shape
+    worst = 0.0 if watched is None or watched.worst is None else float(watched.worst)
+    return ReflectedInfo(moved.stats.nfe.reshape(shape), moved.stats.accepted.reshape(shape), moved.hits, exited, worst)
