@@ -46,7 +46,10 @@ def test_the_examples_of_plug_ins_pass_the_kit(tmp_path: Path, monkeypatch: pyte
         TARGETS._classes.pop("bent_normal", None)
 
 
-@pytest.mark.parametrize(("guide", "number"), [(guide, number) for guide in ("maps", "continuous", "performance") for number in range(len(blocks(f"docs/{guide}.md")))])
+GUIDES = [(guide, number) for guide in ("maps", "continuous", "performance") for number in range(len(blocks(f"docs/{guide}.md")))]
+
+
+@pytest.mark.parametrize(("guide", "number"), GUIDES)
 def test_the_guides(guide: str, number: int) -> None:
     exec(compile(blocks(f"docs/{guide}.md")[number], f"docs/{guide}.md, block {number}", "exec"), {})
 

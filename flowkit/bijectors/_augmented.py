@@ -63,7 +63,7 @@ class Slopes:
 
     def _velocity(self, t: Tensor, x: Tensor, context: Context, probes: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
         if self.mode == "none":
-            return (self.field.velocity(t, x, context),), None
+            return (self.field.velocity(t, x, context).to(x.dtype),), None  # autocast would lower it
         if self.products:
             assert probes is not None
             rank = len(self.field.event_shape)

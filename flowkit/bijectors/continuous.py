@@ -19,7 +19,7 @@ from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.core.vector_field import VectorField
 from flowkit.numerics.divergence import PROBED, check_mode, choose, draw_probes
-from flowkit.numerics.ode import solve
+from flowkit.numerics.ode import Solution, solve
 from flowkit.numerics.ode.tableau import method
 
 
@@ -126,6 +126,7 @@ class Continuous(Bijector):
         running: Running | None = None,
         products: bool = False,
         probes: Tensor | None = None,
+        boundary: Any = None,
     ) -> Transport:
         """Carry a batch along the field, with what ``forward`` and ``inverse`` leave out.
 
@@ -137,6 +138,7 @@ class Continuous(Bijector):
                 passing forward in both directions. They have no part in the error control.
             products: whether ``running`` wants the products of probes with the Jacobian; the divergence is then estimated from them.
             probes: directions (*B, S, *event) in place of fresh ones.
+            boundary: an object with ``reflect``, usually a domain, that keeps the paths inside.
 
         Returns:
             ``Transport``.
@@ -146,7 +148,7 @@ class Continuous(Bijector):
         several = times is not None
         ends = self.times(inverse=inverse) if times is None else times
         mode = choose("hutchinson" if products else self.divergence, self.field, rows.size, self.training and torch.is_grad_enabled()) if log_det else "none"
-        if mode in ("analytic", "none") and running is None and not several:
+        if mode in ("analytic", "none") and running is None and boundary is None and not several:
             moved = fused_transport(self, rows, rows.context(rows.parts), self.times(inverse=inverse), log_det=log_det)
             if moved is not None:
                 return Transport(rows.restore(moved[0]), rows.restore_rows(moved[1], 0), None, moved[2], None)
@@ -157,24 +159,33 @@ class Continuous(Bijector):
         slopes = Slopes(self.field, rows, mode, -1.0 if inverse else 1.0, running, products, flat_probes is not None)
         costs = slopes.costs(rows.value, ends, flat_probes)
         state = tuple(member for member in (rows.value, rows.value.new_zeros(len(rows.value)) if log_det else None, costs) if member is not None)
-        solution = solve(
+        constants = (*rows.parts, *(() if flat_probes is None else (flat_probes,)))
+        solution = self._solved(slopes, state, ends, constants, 1 + log_det, boundary)
+        found = list(solution.ys) if several else [member[-1] for member in solution.ys]
+        place, tally = rows.restore(found[0]), found[1] if log_det else found[0].new_zeros(found[0].shape[: 1 + several])
+        integrals = None if costs is None else rows.restore_rows(found[-1], 1)
+        return Transport(place, rows.restore_rows(tally, 0).to(torch.promote_types(tally.dtype, torch.float32)), integrals, solution.stats, probes)
+
+    def _solved(
+        self, slopes: Any, state: tuple[Tensor, ...], ends: Tensor | Sequence[float], constants: tuple[Tensor, ...], controlled: int, boundary: Any
+    ) -> Solution:
+        """The equation solved; the first ``controlled`` members of the state take part in the error control."""
+        smallest = 10 * torch.finfo(state[0].dtype).eps
+        return solve(
             slopes,
             state,
             ends,
-            args=(*rows.parts, *(() if flat_probes is None else (flat_probes,))),
+            args=constants,
             method=self.solver,
             rtol=self.rtol,
-            atol=tuple(max(self.atol, 10 * torch.finfo(value.dtype).eps) if i < 1 + log_det else float("inf") for i in range(len(state))),
+            atol=tuple(max(self.atol, smallest) if i < controlled else float("inf") for i in range(len(state))),
             adjoint=self.adjoint,
             per_sample=self.per_sample,
             steps=self.steps,
             max_steps=self.max_steps,
             params=self.field,
+            boundary=boundary,
         )
-        found = list(solution.ys) if several else [member[-1] for member in solution.ys]
-        place, tally = rows.restore(found[0]), found[1] if log_det else found[0].new_zeros(found[0].shape[: 1 + several])
-        integrals = None if costs is None else rows.restore_rows(found[-1], 1)
-        return Transport(place, rows.restore_rows(tally, 0).to(torch.promote_types(tally.dtype, torch.float32)), integrals, solution.stats, probes)
 
     def _forward(self, value: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         moved = self.transport(value, context, generator=generator)

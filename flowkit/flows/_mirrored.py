@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowkit.bijectors import Continuous
-from flowkit.bijectors._augmented import Slopes
-from flowkit.bijectors._flow_rows import Rows
+from flowkit.bijectors._augmented import Transport
 from flowkit.core.domain._reflection import Reflection
 from flowkit.core.domain.domain import Domain
 from flowkit.core.shapes import Context
 from flowkit.core.vector_field import VectorField
-from flowkit.numerics.divergence import PROBED, choose, draw_probes
-from flowkit.numerics.ode import Solution, Stats, solve
-from flowkit.numerics.ode.march import DONE, NOT_FINITE
+from flowkit.numerics.ode import Solution, solve
+from flowkit.numerics.ode.failures import DONE, NOT_FINITE
 
 ATTEMPTS = 100  # steps under error control before rows are asked whether a wall holds them up
 WALL_METHOD, WALL_STEPS = "heun3", 10  # how rows that meet a wall are solved then
-
-
-class Carried(NamedTuple):
-    """Where the walls and the field carry a batch.
-
-    Args:
-        value: (*B, *event), or (T, *B, *event) at several times; never outside.
-        log_det: (*B), or (T, *B); zero where it was not asked for.
-        hits: mirrors met on the way, (*B).
-        stats: what the solver took, per sample.
-    """
-
-    value: Tensor
-    log_det: Tensor
-    hits: Tensor
-    stats: Stats
 
 
 @dataclass
@@ -126,61 +107,32 @@ class Mirrored(Continuous):
     def codomain(self) -> Domain:
         return self.walls
 
-    def carried(
-        self,
-        value: Tensor,
-        context: Context = None,
-        *,
-        inverse: bool = False,
-        log_det: bool = True,
-        generator: torch.Generator | None = None,
-        times: Tensor | Sequence[float] | None = None,
-        rule: Any = None,
-    ) -> Carried:
-        """Carry a batch along the field within the walls; arguments as for ``transport``; ``rule`` in place of the own."""
-        value, context = self._prepare(value, context, inverse)
-        rows = Rows(value, self.field.event_shape, context, self.context_shape)
-        mode = choose(self.divergence, self.field, rows.size, self.training and torch.is_grad_enabled()) if log_det else "none"
-        probes = None
-        if mode in PROBED:
-            count = max(self.probes, 2) if mode == "hutch++" else self.probes
-            probes = rows.flat_probes(draw_probes(value, len(self.field.event_shape), count=count, law=self.law, generator=generator))
-        state = (rows.value, rows.value.new_zeros(len(rows.value))) if log_det else (rows.value,)
-        slopes = Slopes(self.field, rows, mode, -1.0 if inverse else 1.0, None, False, probes is not None)
-        constants = (*rows.parts, *(() if probes is None else (probes,)))
-        ends = self.times(inverse=inverse) if times is None else torch.as_tensor(times, dtype=value.dtype, device=value.device)
-        solution = self._solved(slopes, state, ends, constants, self.rule if rule is None else rule)
-        found = list(solution.ys) if times is not None else [member[-1] for member in solution.ys]
-        tally = found[1] if log_det else found[0].new_zeros(found[0].shape[: 1 + (times is not None)])
-        tally = rows.restore_rows(tally, 0).to(torch.promote_types(tally.dtype, torch.float32))
-        return Carried(rows.restore(found[0]), tally, rows.restore_rows(solution.stats.hits, 0), solution.stats)
+    def transport(self, value: Tensor, context: Context = None, *, boundary: Any = None, **options: Any) -> Transport:
+        """As for ``Continuous``, within the walls; ``boundary`` in place of the own rule."""
+        return super().transport(value, context, boundary=self.rule if boundary is None else boundary, **options)
 
-    def _solved(self, slopes: Any, state: tuple[Tensor, ...], ends: Tensor, constants: tuple[Tensor, ...], rule: Any) -> Solution:
+    def _solved(self, slopes: Any, state: tuple[Tensor, ...], ends: Any, constants: tuple[Tensor, ...], controlled: int, boundary: Any) -> Solution:
         """Solve; rows that meet a wall under error control are solved again in a few fixed steps.
 
         Where the field pushes against a wall the mirrored velocity jumps with the place, and the end of a mirrored step is off by O(h)
         whatever the method: error control would take steps without end, and small ones heap samples up at the wall.
         """
-        options: dict[str, Any] = {"adjoint": self.adjoint, "params": tuple(self.field.parameters()), "boundary": rule, "per_sample": True}
-        controlled: dict[str, Any] = {"method": self.solver, "rtol": self.rtol, "atol": self.atol, "steps": self.steps, **options}
-        if self.steps is not None or len(ends) != 2 or isinstance(rule, Passing) or isinstance(getattr(rule, "rule", None), Passing):
-            return solve(slopes, state, ends, args=constants, max_steps=self.max_steps, **controlled)
-        made = solve(slopes, state, ends, args=constants, max_steps=min(ATTEMPTS, self.max_steps), on_failure="partial", **controlled)
+        if self.steps is not None or len(ends) != 2 or isinstance(boundary, Passing) or isinstance(getattr(boundary, "rule", None), Passing):
+            return super()._solved(slopes, state, ends, constants, controlled, boundary)
+        options: dict[str, Any] = {"adjoint": self.adjoint, "params": self.field, "boundary": boundary, "per_sample": True}
+        chosen: dict[str, Any] = {"method": self.solver, "rtol": self.rtol, "atol": self.atol, **options}
+        made = solve(slopes, state, ends, args=constants, max_steps=min(ATTEMPTS, self.max_steps), on_failure="partial", **chosen)
         met, failed = made.stats.hits > 0, made.stats.status != DONE
         broken = made.stats.status == NOT_FINITE
         if not bool((met | failed).any()):
             return made
         fixed = {**options, "method": WALL_METHOD, "steps": WALL_STEPS}
-        for rows, choice in ((failed & (~met | broken), {**controlled, "max_steps": self.max_steps}), (met & ~broken, fixed)):
+        for rows, choice in ((failed & (~met | broken), {**chosen, "max_steps": self.max_steps}), (met & ~broken, fixed)):
             left = rows.nonzero().squeeze(1)
             if len(left):
                 part = solve(slopes, tuple(member[left] for member in state), ends, args=tuple(c[left] for c in constants), **choice)
                 made = _replaced(made, left, part)
         return made
-
-    def transport(self, value: Tensor, context: Context = None, **options: Any) -> Any:
-        """``carried``, for what a ``ContinuousFlow`` does with its map."""
-        return self.carried(value, context, **options)
 
 
 def _replaced(made: Solution, left: Tensor, part: Solution) -> Solution:
@@ -195,8 +147,8 @@ def _replaced(made: Solution, left: Tensor, part: Solution) -> Solution:
     return Solution(ys, made.ts, made.stats)
 
 
-def information(moved: Carried, exited: Tensor, watched: Watched | None) -> ReflectedInfo:
+def information(moved: Transport, exited: Tensor, watched: Watched | None) -> ReflectedInfo:
     """What a solution met, in the shape of its batch."""
-    shape = moved.hits.shape
+    shape, stats = moved.log_det.shape, moved.stats
     worst = 0.0 if watched is None or watched.worst is None else float(watched.worst)
-    return ReflectedInfo(moved.stats.nfe.reshape(shape), moved.stats.accepted.reshape(shape), moved.hits, exited, worst)
+    return ReflectedInfo(stats.nfe.reshape(shape), stats.accepted.reshape(shape), stats.hits.reshape(shape), exited, worst)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowkit.bijectors._augmented import Transport
 from flowkit.continuous import MLPField
 from flowkit.core.build import build
 from flowkit.core.checks import may_raise
@@ -21,7 +22,7 @@ from flowkit.core.shapes import Context, mask_event, positive_sizes, unify
 from flowkit.core.vector_field import VectorField
 from flowkit.distributions import TruncatedNormalOn, UniformOn
 from flowkit.flows._conditioning import conditioning
-from flowkit.flows._mirrored import Carried, Mirrored, Passing, ReflectedInfo, Watched, information
+from flowkit.flows._mirrored import Mirrored, Passing, ReflectedInfo, Watched, information
 from flowkit.flows.continuous_flow import ContinuousFlow
 
 PRIORS = {"uniform": UniformOn, "truncated_normal": TruncatedNormalOn}
@@ -139,11 +140,12 @@ class ReflectedFlow(ContinuousFlow):
         tolerance = 10 * max(self.rtol, self.atol) * self.domain.scale if self.steps is None else 0.0
         rule = walls.rule if self.on_exit == "reflect" else Passing(self.domain, tolerance)
         watched = Watched(rule, self.domain) if watch else None
-        moved: Carried = walls.carried(x, context, inverse=True, generator=generator, rule=watched or rule)
-        exited = inside & (moved.hits > 0)
-        start = (
-            torch.where(mask_event(moved.hits > 0, len(self.event_shape)), self.domain.safe_point(x), moved.value) if rule is not walls.rule else moved.value
-        )
+        moved: Transport = walls.transport(x, context, inverse=True, generator=generator, boundary=watched or rule)
+        met = moved.stats.hits.reshape(moved.log_det.shape) > 0
+        exited = inside & met
+        start = moved.value
+        if rule is not walls.rule:
+            start = torch.where(mask_event(met, len(self.event_shape)), self.domain.safe_point(x), start)
         start = self.domain.project(start)  # type: ignore[operator]
         log_prob = self.base.log_prob(start, self._context_for(self.base, context)) + moved.log_det
         if self.on_exit != "reflect":
@@ -168,8 +170,8 @@ class ReflectedFlow(ContinuousFlow):
         """Samples and their log-density: from the one pass where no wall was met, else from the way back, as ``log_prob`` has it."""
         z, context = self._draw_latent(shape, context, generator, temperature)
         walls: Any = self.bijector
-        moved: Carried = walls.carried(z, context, generator=generator)
-        if self.boundary == "project" or bool((moved.hits > 0).any()):
+        moved: Transport = walls.transport(z, context, generator=generator)
+        if self.boundary == "project" or bool((moved.stats.hits > 0).any()):
             return moved.value, self._density(moved.value, context, generator)
         return moved.value, self.base.log_prob(z, self._context_for(self.base, context)) - moved.log_det
 
@@ -185,8 +187,8 @@ class ReflectedFlow(ContinuousFlow):
         z, context = self._draw_latent(shape, context, generator, temperature)
         walls: Any = self.bijector
         watched = Watched(walls.rule, self.domain)
-        moved: Carried = walls.carried(z, context, log_det=False, rule=watched)
-        return moved.value, information(moved, moved.hits > 0, watched)
+        moved: Transport = walls.transport(z, context, log_det=False, boundary=watched)
+        return moved.value, information(moved, moved.stats.hits.reshape(moved.log_det.shape) > 0, watched)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ReflectedFlow]]:

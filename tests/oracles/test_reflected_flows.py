@@ -180,8 +180,8 @@ def test_gradients_through_reflections(name: str) -> None:
         with torch.no_grad():
             for parameter in flow.field.parameters():
                 parameter.mul_(3)
-        moved = flow.bijector.carried(flow.base.sample(200, generator=seeded()).double())  # type: ignore[union-attr, operator]
-        assert int(moved.hits.sum()) > 10
+        moved = flow.bijector.transport(flow.base.sample(200, generator=seeded()).double())  # type: ignore[union-attr, operator]
+        assert int(moved.stats.hits.sum()) > 10
         (moved.value.sin().sum() + moved.log_det.sum()).backward()
         found.append(torch.cat([parameter.grad.flatten() for parameter in flow.field.parameters() if parameter.grad is not None]))
     assert (found[0] - found[1]).abs().max() <= 1e-10 * found[1].abs().max()
