@@ -12,13 +12,13 @@ from flowkit.core.checks import may_raise
 from flowkit.core.shapes import Context
 from flowkit.kernels.mlp_trajectory import mlp_trajectory
 from flowkit.numerics.ode import Stats
-from flowkit.numerics.ode.failures import report
+from flowkit.numerics.ode.failures import DONE
 
 _NAMES = ("W1", "b1", "r1", "W2", "b2", "r2", "W3", "b3", "r3", "gates")
 
 
 def fused_transport(bijector: Any, rows: Rows, context: Context, times: Tensor, *, log_det: bool) -> tuple[Tensor, Tensor, Stats] | None:
-    """Places (R, d), log_dets (R,) and counts from ``kernels.mlp_trajectory``, or None where it cannot serve.
+    """Places (R, d), log_dets (R,) and counts from ``kernels.mlp_trajectory``, or None where it cannot serve or a sample failed.
 
     Args:
         bijector: a ``Continuous``, whose options apply.
@@ -28,7 +28,7 @@ def fused_transport(bijector: Any, rows: Rows, context: Context, times: Tensor, 
     describe = getattr(bijector.field, "trajectory_weights", None)
     if describe is None or bijector.adjoint != "discrete" or (bijector.steps is None and not bijector.per_sample):
         return None
-    if len(bijector.field.event_shape) != 1 or times.requires_grad or times.is_cuda or torch.is_autocast_enabled(rows.value.device.type):
+    if len(bijector.field.event_shape) != 1 or times.requires_grad or torch.is_autocast_enabled(rows.value.device.type):
         return None
     weights = describe(context)
     if weights is None:
@@ -43,7 +43,6 @@ def fused_transport(bijector: Any, rows: Rows, context: Context, times: Tensor, 
         return None
     place, tally, counts = mlp_trajectory(*args)
     nfe, accepted, rejected, status = counts.unbind(1)
-    stats = Stats(nfe, accepted, rejected, torch.zeros_like(nfe), status, torch.full_like(tally, float("nan")))
-    if may_raise(rows.value):
-        report(stats, bijector.max_steps, True, bijector.who)
-    return place, tally, stats
+    if may_raise(rows.value) and bool((status != DONE).any()):
+        return None  # the plain solver fails in the same place and can say when
+    return place, tally, Stats(nfe, accepted, rejected, torch.zeros_like(nfe), status, torch.full_like(tally, float("nan")))

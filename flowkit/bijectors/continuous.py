@@ -20,7 +20,7 @@ from flowkit.core.transform import Bijector
 from flowkit.core.vector_field import VectorField
 from flowkit.numerics.divergence import PROBED, check_mode, choose, draw_probes
 from flowkit.numerics.ode import Solution, solve
-from flowkit.numerics.ode.tableau import method
+from flowkit.numerics.ode.arguments import check_solver
 
 
 @BIJECTORS.register("continuous")
@@ -37,7 +37,7 @@ class Continuous(Bijector):
     Args:
         field: the velocity field.
         divergence: "auto", "analytic", "exact", "hutchinson", "hutch++", or a forward-mode variant (``numerics.divergence``).
-        solver: a method of ``numerics.ode.solve``.
+        solver: the name of a method of ``numerics.ode.solve``.
         steps: number of fixed steps; None for steps by error control, which needs a method with an error estimate.
         rtol, atol: tolerances of the error control, for the place and the log_det alike.
         adjoint: gradient of the solution, as in ``solve``.
@@ -84,8 +84,7 @@ class Continuous(Bijector):
         self.rtol, self.atol, self.adjoint, self.per_sample = rtol, atol, adjoint, flag(per_sample, self.who, "per_sample")
         self.probes, self.law, self.max_steps = positive(probes, self.who, "probes"), law, positive(max_steps, self.who, "max_steps")
         self.duration = positive_number(duration, self.who, "duration")
-        if self.steps is None and method(solver, self.who).e is None:
-            raise ConfigError(f"{self.who}: solver {solver!r} has no error estimate: give steps=, or choose dopri5, tsit5, bosh3, dopri8 or heun2.")
+        check_solver(solver, self.steps, adjoint, rtol, atol, self.who)
         self.in_shape = self.out_shape = field.event_shape
         self.context_shape = field.context_shape
         self.register_buffer("time_span", torch.tensor(float(duration)))

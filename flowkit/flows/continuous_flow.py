@@ -22,6 +22,8 @@ from flowkit.core.vector_field import VectorField
 from flowkit.distributions import StandardNormal
 from flowkit.flows._conditioning import conditioning
 
+CHANGEABLE = ("solver", "steps", "rtol", "atol", "divergence", "adjoint", "per_sample", "probes", "max_steps")  # by ``with_solver``
+
 
 @FLOWS.register("continuous_flow", "cnf")
 class ContinuousFlow(Flow):
@@ -37,7 +39,7 @@ class ContinuousFlow(Flow):
         features: D; None with ``field`` for events of another shape.
         context_features: size of a context vector; 0 for none.
         hidden: widths of the default field, an ``MLPField``.
-        divergence, solver, rtol, atol, adjoint, per_sample, steps, probes: see ``bijectors.Continuous``.
+        divergence, solver, rtol, atol, adjoint, per_sample, steps, probes, max_steps: see ``bijectors.Continuous``.
         field: velocity field in place of the default one; its context is what ``context_features``, ``classes`` or ``embed`` give.
         base: law at t = 0, default standard normal.
         duration: time that the field is followed for; it ends at t = 1.
@@ -71,6 +73,7 @@ class ContinuousFlow(Flow):
         field: VectorField | None = None,
         steps: int | None = None,
         probes: int = 1,
+        max_steps: int = 10_000,
         base: Distribution | None = None,
         duration: float = 1.0,
         support: Domain | None = None,
@@ -90,13 +93,18 @@ class ContinuousFlow(Flow):
             assert features is not None
             field = MLPField(features, self.hidden, activation=activation, context_features=seen.features)
         event = _event(who, field, features)
+        if seen.features and field.context_shape != (seen.features,):
+            raise ConfigError(
+                f"{who}: expected a field with a context of {seen.features} numbers; {type(field).__name__} has context_shape={field.context_shape}. "
+                f"Build it with context_features={seen.features}."
+            )
         base = StandardNormal(event) if base is None else base
         image = len(event) > 1
         super().__init__(
             base,
             Continuous(
                 field, divergence=divergence, solver=solver, rtol=rtol, atol=atol, adjoint=adjoint, per_sample=per_sample,
-                steps=steps, probes=probes, duration=duration,
+                steps=steps, probes=probes, max_steps=max_steps, duration=duration,
             ),
             support,
             standardize=not image if standardize is None else standardize,
@@ -106,7 +114,7 @@ class ContinuousFlow(Flow):
         self.features, self.context_features, self.classes = features, seen.context_features, seen.classes
         self.divergence, self.solver, self.rtol, self.atol, self.adjoint = divergence, solver, rtol, atol, adjoint
         own: Any = self.bijector
-        self.per_sample, self.steps, self.probes, self.duration = own.per_sample, own.steps, own.probes, own.duration
+        self.per_sample, self.steps, self.probes, self.max_steps, self.duration = own.per_sample, own.steps, own.probes, own.max_steps, own.duration
         self.class_embedding = seen.embed if classes else None
         self.embed = embed
 
@@ -128,7 +136,10 @@ class ContinuousFlow(Flow):
         return x
 
     def path(self, z: Tensor, times: Tensor | Sequence[float], context: Context = None) -> Tensor:
-        """Places in data space along the way: z (*B, *event) at times[0] and the times (T,) -> (T, *B, *event)."""
+        """Places in data space along the way: z (*B, *event) at times[0] and the times (T,) -> (T, *B, *event).
+
+        z is in the field's own space: the base's at time 0; at time 1 it is ``endpoint(x)``.
+        """
         self._check_values(z, self.base.event_shape, "path")
         continuous: Any = self.bijector
         places: Tensor = continuous.transport(z, self.embed_context(context), log_det=False, times=times).value
@@ -140,16 +151,17 @@ class ContinuousFlow(Flow):
         """A flow that shares all weights and solves otherwise: ``with_solver(solver="euler", steps=4)``, ``with_solver(rtol=1e-7)``.
 
         Args:
-            options: any of solver, steps, rtol, atol, divergence, adjoint, per_sample, probes.
+            options: any of solver, steps, rtol, atol, divergence, adjoint, per_sample, probes, max_steps.
         """
-        known = ("solver", "steps", "rtol", "atol", "divergence", "adjoint", "per_sample", "probes")
-        unknown = sorted(set(options) - set(known))
+        unknown = sorted(set(options) - set(CHANGEABLE))
         if unknown:
-            raise ConfigError(f"{self.who}.with_solver: expected some of {', '.join(known)}; got {unknown[0]!r}.")
+            raise ConfigError(f"{self.who}.with_solver: expected some of {', '.join(CHANGEABLE)}; got {unknown[0]!r}.")
         return self._changed(self.field, options)
 
     def guided(self, scale: float) -> ContinuousFlow:
-        """A flow that shares all weights, its velocity v_null + scale (v_context - v_null): classifier-free guidance.
+        """A flow that shares the weights, its velocity v_null + scale (v_context - v_null): classifier-free guidance.
+
+        With ``classes`` the vector of "no class" is taken as it is now: call this again after further training.
 
         Args:
             scale: 1 leaves the conditional field as it is, 0 forgets the context, above 1 follows it more closely than the data do.
@@ -165,12 +177,15 @@ class ContinuousFlow(Flow):
 
     def _changed(self, field: VectorField, options: dict[str, Any]) -> ContinuousFlow:
         old: Any = self.bijector
-        kept = {name: getattr(old, name) for name in ("divergence", "solver", "steps", "rtol", "atol", "adjoint", "per_sample", "probes", "duration")}
+        kept = {
+            name: getattr(old, name) for name in ("divergence", "solver", "steps", "rtol", "atol", "adjoint", "per_sample", "probes", "max_steps", "duration")
+        }
         changed = copy.copy(self)
         changed._modules = dict(self._modules)
         bijector = Continuous(field, **{**kept, **options})
         bijector.time_span = old.time_span
-        changed.bijector = bijector.train(self.training)
+        bijector.training = self.training  # not .train(), which would reach the shared field
+        changed.bijector = bijector
         for name, value in options.items():
             setattr(changed, name, value)
         return changed

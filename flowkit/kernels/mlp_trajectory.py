@@ -1,7 +1,7 @@
 """Whole trajectories of velocity fields with two hidden layers: solver, exact divergence and discrete adjoint in one operation.
 
 A kernel owns a tile of samples for the whole solve: weights stay in the nearest memory, each sample has its own time and step size, and
-the backward takes the accepted steps back one by one. It is differentiable once.
+the backward takes the accepted steps back one by one. Second derivatives go through the reference.
 """
 
 from __future__ import annotations
@@ -86,7 +86,17 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, grad_x: Tensor, grad_log_det: Tensor, *_: Any) -> tuple[Any, ...]:
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _differentiate_again(ctx, grad_x, grad_log_det)
     return (*_BACKWARD(grad_x, grad_log_det, *ctx.saved_tensors, *ctx.constants), *(None for _ in ctx.constants), None)
+
+
+def _differentiate_again(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    """Gradients that have gradients themselves, through the reference: the kernel's adjoint is differentiable once."""
+    tensors = ctx.saved_tensors[:TENSORS]
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    found = iter(torch.autograd.grad(reference(*tensors, *ctx.constants)[:2], wanted, grads, create_graph=True, materialize_grads=True))
+    return (*(next(found) if tensor.requires_grad else None for tensor in tensors), *(None for _ in ctx.constants), None)
 
 
 _OPERATOR.register_autograd(_differentiate, setup_context=_keep)

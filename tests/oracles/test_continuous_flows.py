@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowkit.bijectors import Continuous
 from flowkit.continuous import MLPField, OTPotentialField
-from flowkit.core.errors import ConfigError, NonFiniteError
+from flowkit.core.errors import ConfigError, FlowkitError, IntegrationError, NonFiniteError
 from flowkit.core.objective import Batch
 from flowkit.core.vector_field import VectorField
 from flowkit.flows import ContinuousFlow, RealNVP
@@ -271,3 +271,28 @@ def test_errors() -> None:
         fused.field.time.fill_(torch.nan)  # type: ignore[operator, union-attr]
     with pytest.raises(NonFiniteError, match="not finite"):
         fused.sample((4,))
+
+
+def test_solver_options_are_checked_when_built() -> None:
+    for options, said in (
+        ({"solver": "rk44", "steps": 3}, "Nearest: 'rk4'"),
+        ({"adjoint": "foo"}, "expected adjoint to be"),
+        ({"adjoint": "reversible"}, "cannot be taken back"),
+        ({"rtol": -1.0}, "expected rtol"),
+    ):
+        with pytest.raises(FlowkitError, match=said):
+            ContinuousFlow(2, hidden=(8, 8), **options)  # type: ignore[arg-type]
+    x = torch.randn(4, 3, dtype=D)
+    wanted = small(rtol=1e-9, atol=1e-9).log_prob(x)
+    for options in ({"solver": "alf", "adjoint": "reversible"}, {"solver": "torchdiffeq:dopri5", "per_sample": False}):
+        assert torch.allclose(small(rtol=1e-7, atol=1e-7, **options).log_prob(x), wanted, atol=1e-4)
+
+
+def test_fused_failures_name_the_time() -> None:
+    """O-7: the kernel's failures are told as the plain solver's are."""
+    flow = ContinuousFlow(2, hidden=(8, 8), max_steps=2, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.mul_(8)
+    with pytest.raises(IntegrationError, match="more than max_steps = 2 steps, stopped at t = "):
+        flow.sample((4,))

@@ -91,3 +91,20 @@ def _tolerance(layout: Layout, rtol: float, atol: Any, like: Tensor) -> Toleranc
         raise ConfigError(f"{WHO}: expected one atol, or one for each of the {len(layout.sizes)} members of y0; got {len(each)}.")
     columns = torch.cat([torch.full((size,), float(a), dtype=like.dtype, device=like.device) for a, size in zip(each, layout.sizes, strict=True)])
     return Tolerance(rtol, columns, sum(size for a, size in zip(each, layout.sizes, strict=True) if math.isfinite(a)))
+
+
+def check_solver(method: str, steps: int | None, adjoint: str, rtol: float, atol: float, who: str) -> None:
+    """Check what a map keeps for its solves: the method's name, its adjoint and tolerances."""
+    if not isinstance(method, str):
+        raise ConfigError(f"{who}: expected solver to be the name of a method; got {method!r}.")
+    external = method.startswith("torchdiffeq:")
+    stepper = None if external else _OWN[method]() if method in _OWN else RungeKutta(tableau_of(method, who, _OWN))
+    if stepper is not None and steps is None and not stepper.adaptive:
+        raise ConfigError(f"{who}: solver {method!r} has no error estimate: give steps=, or choose dopri5, tsit5, bosh3, dopri8 or heun2.")
+    if adjoint not in ("discrete", "backprop", "continuous", "reversible"):
+        raise ConfigError(f"{who}: expected adjoint to be discrete, backprop, continuous or reversible; got {adjoint!r}.")
+    if adjoint == "reversible" and not getattr(stepper, "reversible", False):
+        raise ConfigError(f"{who}: solver {method!r} cannot be taken back. Use 'alf' or 'reversible_heun' with adjoint='reversible'.")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ConfigError(f"{who}: expected {name} to be a finite number >= 0; got {value!r}.")
