@@ -14,7 +14,7 @@ import torch
 from flowkit.bench.setting import Setting
 from flowkit.core.version import __version__
 
-PACKAGES = ("torch", "nflows", "normflows", "zuko", "FrEIA", "flowjax", "jax", "jaxlib", "equinox", "triton")
+PACKAGES = ("torch", "nflows", "normflows", "zuko", "FrEIA", "flowjax", "torchdiffeq", "diffrax", "jax", "jaxlib", "equinox", "triton")
 
 
 def circumstances(setting: Setting, command: str) -> dict[str, Any]:

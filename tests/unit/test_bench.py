@@ -254,7 +254,8 @@ def test_suites(name: str) -> None:
 def test_every_fused_op_is_timed() -> None:
     report = run("ops", Setting(device="cpu", threads=1, quick=True, rounds=1))
     timed = {case.title.split(",")[0] for case in report.cases}
-    assert timed == {name for name, op in OPS.items() if op.fused_cpu is not None}
+    # whole trajectories are timed by the suite ode
+    assert timed == {name for name, op in OPS.items() if op.fused_cpu is not None} - {"mlp_trajectory"}
     for case in report.cases:
         assert not [row.refused for row in case.rows if row.refused]
         assert case.rows[-1].group == "floor"

@@ -51,6 +51,10 @@ class Worker:
             from flowkit.bench.jax_side.spline import spline
 
             return {"jobs": self.keep(spline(head, arrays))}, {}
+        if head["do"] == "ode":
+            from flowkit.bench.jax_side.ode import ode
+
+            return {"jobs": self.keep(ode(head, arrays))}, {}
         if head["do"] == "flow":
             from flowkit.bench.jax_side.flows import flow
 
