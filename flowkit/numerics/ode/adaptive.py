@@ -19,7 +19,10 @@ BLOCK = 16  # rows that stopped are dropped in whole blocks: matrix products of 
 
 @dataclass
 class _Work:
-    """Rows on their way: their indices (r,), states (r, M), slopes, times, next step sizes, earlier error ratios, constants, counts, status."""
+    """Rows on their way: their indices (r,), states (r, M), slopes, times, next step sizes, earlier error ratios, constants, counts, status.
+
+    ``anew`` counts the slopes that were evaluated at the end of an accepted step.
+    """
 
     rows: Tensor
     state: Tensor
@@ -30,10 +33,11 @@ class _Work:
     args: tuple[Any, ...]
     accepted: Tensor
     attempts: Tensor
+    anew: Tensor
     hits: Tensor
     status: Tensor
 
-    _PER_ROW = ("state", "slope", "t", "size", "accepted", "attempts", "hits", "status")
+    _PER_ROW = ("state", "slope", "t", "size", "accepted", "attempts", "anew", "hits", "status")
 
     def take(self, kept: Tensor) -> _Work:
         """Some of the rows."""
@@ -68,8 +72,7 @@ class Adaptive:
         for k in range(1, len(t)):
             whole = self._interval(k, whole, t[k], made, keep)
             made.states.append(whole.state)
-        per_accepted = 0 if self.stepper.keeps_slope else 1
-        made.evaluations += self.stepper.evaluations(True) * whole.attempts + per_accepted * whole.accepted
+        made.evaluations += self.stepper.evaluations(True) * whole.attempts + whole.anew
         made.accepted, made.rejected, made.hits = whole.accepted, whole.attempts - whole.accepted, whole.hits
         made.status, made.reached = whole.status, whole.t
         return made
@@ -83,8 +86,10 @@ class Adaptive:
         size = first_step(self.tolerance, self.stepper.order, value, slope, ahead, lambda h, y: self.system.stage(begin + h, value, y, args))
         made.evaluations += 1
         memory = [torch.ones_like(size) for _ in range(self.controller.memory)]
-        zero = torch.zeros_like(made.status)
-        return _Work(torch.arange(len(state), device=state.device), state, slope, begin, size, memory, args, zero, zero.clone(), zero.clone(), zero.clone())
+        accepted, attempts, anew, hits = (torch.zeros_like(made.status) for _ in range(4))
+        status = torch.where(torch.isfinite(slope).all(dim=1), DONE, NOT_FINITE)
+        rows = torch.arange(len(state), device=state.device)
+        return _Work(rows, state, slope, begin, size, memory, args, accepted, attempts, anew, hits, status)
 
     def _interval(self, k: int, whole: _Work, target: Tensor, made: Marched, keep: Keep) -> _Work:
         """All rows to the next output time; rows that failed before stay where they are."""
@@ -106,11 +111,14 @@ class Adaptive:
             ratio = self.tolerance.ratio(step.error, self.stepper.value(work.state), self.stepper.value(step.y))
             accepted = (ratio <= 1) & live
             stops = accepted & lands
-            going, good = torch.stack((live.sum() - stops.sum(), accepted.sum())).tolist()
+            reflected = torch.zeros_like(accepted) if step.hits is None else accepted & (step.hits > 0)
+            going, good, turned = torch.stack((live.sum() - stops.sum(), accepted.sum(), reflected.sum())).tolist()
             end = torch.where(lands, target, work.t + h)
             if keep and good:
                 made.strides.append(_stride(k, work, keep, accepted, good, len(made.status), end, at_start, lands))
-            self._advance(work, step, ratio, accepted, good, lands, h, end)
+            self._resize(work, ratio, accepted, lands, h)
+            if good:
+                self._advance(work, step, ratio, accepted, reflected if turned else None, end)
             work.attempts = work.attempts + live
             at_start, live = at_start & ~accepted, live & ~stops
             if good < count or (tries >= self.max_steps and going):
@@ -122,20 +130,24 @@ class Adaptive:
             whole.put(work)
         return whole
 
-    def _advance(self, work: _Work, step: Any, ratio: Tensor, accepted: Tensor, good: int, lands: Tensor, h: Tensor, end: Tensor) -> None:
-        """Move accepted rows on and choose the next step sizes; new tensors, for the old ones may be recorded."""
+    def _resize(self, work: _Work, ratio: Tensor, accepted: Tensor, lands: Tensor, h: Tensor) -> None:
+        """The next step sizes."""
         grown = h.abs() * self.controller.factor([ratio, *work.memory])
         # a step cut short to land says nothing against the size that was planned
         size = torch.where(accepted, torch.where(lands, torch.maximum(grown, work.size), grown), torch.minimum(grown, h.abs()))
         work.size = torch.where(h == 0, work.size, size)
-        if not good:
-            return
-        slope = step.last
+
+    def _advance(self, work: _Work, step: Any, ratio: Tensor, accepted: Tensor, reflected: Tensor | None, end: Tensor) -> None:
+        """Move accepted rows on; new tensors, for the old ones may be recorded. A reflected end has another slope than the step's last."""
         column = accepted.unsqueeze(1)
         work.t, work.state = torch.where(accepted, end, work.t), torch.where(column, step.y, work.state)
-        if slope is None:
-            slope = self.system.slope(work.t, self.stepper.value(work.state), work.args)
-        work.slope = torch.where(column, slope, work.slope)
+        if self.stepper.uses_slope:
+            if step.last is not None:
+                work.slope = torch.where(column, step.last, work.slope)
+            anew = accepted if step.last is None else reflected
+            if anew is not None:
+                slope = self.system.slope(work.t, self.stepper.value(work.state), work.args)
+                work.slope, work.anew = torch.where(anew.unsqueeze(1), slope, work.slope), work.anew + anew
         work.accepted = work.accepted + accepted
         if step.hits is not None:
             work.hits = work.hits + step.hits * accepted
@@ -149,7 +161,8 @@ class Adaptive:
         reason = torch.where(torch.isfinite(ratio), STEP_TOO_SMALL, NOT_FINITE)
         work.status = torch.where(stuck, reason, work.status)
         if tries >= self.max_steps:
-            work.status = torch.where(live & (work.status == DONE), TOO_MANY_STEPS, work.status)
+            reason = torch.where(torch.isfinite(ratio), TOO_MANY_STEPS, NOT_FINITE)
+            work.status = torch.where(live & (work.status == DONE), reason, work.status)
 
 
 def _stride(k: int, work: _Work, keep: Keep, accepted: Tensor, good: int, rows: int, end: Tensor, at_start: Tensor, lands: Tensor) -> Stride:

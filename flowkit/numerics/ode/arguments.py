@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,12 @@ from flowkit.core.shapes import positive
 from flowkit.numerics.ode.adaptive import Adaptive
 from flowkit.numerics.ode.control import Controller, Tolerance
 from flowkit.numerics.ode.joint import Joint
-from flowkit.numerics.ode.march import Keep, Marched, fixed
+from flowkit.numerics.ode.march import March, fixed
 from flowkit.numerics.ode.reversible import AsynchronousLeapfrog, ReversibleHeun
 from flowkit.numerics.ode.runge_kutta import RungeKutta
 from flowkit.numerics.ode.system import Layout, System
 from flowkit.numerics.ode.tableau import method as tableau_of
 
-March = Callable[[Tensor, tuple[Any, ...], Tensor, Keep], Marched]
 WHO = "ode.solve"
 _OWN = {"alf": AsynchronousLeapfrog, "reversible_heun": ReversibleHeun}
 
@@ -36,6 +35,15 @@ def members_of(y0: Any, per_sample: bool) -> tuple[Tensor, ...]:
     if per_sample and any(m.dim() == 0 or m.shape[0] != members[0].shape[0] for m in members):
         raise ShapeError(f"{WHO}: per_sample needs the batch as first axis of every member; got shapes {[tuple(m.shape) for m in members]}.")
     return members
+
+
+def constants_of(args: Sequence[Any], members: tuple[Tensor, ...], per_sample: bool) -> tuple[Any, ...]:
+    """The constants of a field; per sample, tensors have the batch as first axis."""
+    if per_sample:
+        for i, a in enumerate(args):
+            if isinstance(a, Tensor) and (a.dim() == 0 or a.shape[0] != members[0].shape[0]):
+                raise ShapeError(f"{WHO}: per_sample needs the batch {members[0].shape[0]} as first axis of args[{i}]; got shape {tuple(a.shape)}. Expand it.")
+    return tuple(args)
 
 
 def times_of(t: Any, like: Tensor) -> Tensor:
@@ -61,26 +69,35 @@ def stepper_of(method: Any) -> Any:
 
 def march_of(system: System, stepper: Any, t: Tensor, rtol: float, atol: Any, steps: int | None, step: float | None, controller: str, max_steps: int) -> March:
     """What marches: on a fixed grid where ``steps`` or ``step`` ask for it, else with error control."""
-    if steps is not None and step is not None:
-        raise ConfigError(f"{WHO}: give steps= or step=, not both.")
-    if steps is None and step is None and not stepper.adaptive:
+    if system.boundary is not None and stepper.reversible:
+        raise ConfigError(f"{WHO}: {stepper.name} knows no boundary, its states are not folded. Use an explicit method such as 'heun3' or 'dopri5'.")
+    counts = counts_of(t, steps, step)
+    if counts is None and not stepper.adaptive:
         raise ConfigError(f"{WHO}: {stepper.name} has no error estimate: give steps= or step=, or choose dopri5, tsit5, bosh3, dopri8 or heun2.")
-    if steps is None and step is None:
-        tolerance, control = _tolerance(system.layout, rtol, atol, t), Controller(controller, stepper.order, WHO)
+    if counts is None:
+        tolerance, control = tolerance_of(system.layout, rtol, atol, t), Controller(controller, stepper.order, WHO)
         most = positive(max_steps, WHO, "max_steps")
         if not system.layout.per_sample and system.boundary is None and isinstance(stepper, RungeKutta):
             return Joint(system, stepper, tolerance, control, most).march
         return Adaptive(system, stepper, tolerance, control, most).march
-    if step is not None:
-        if not (math.isfinite(step) and step > 0):
-            raise ConfigError(f"{WHO}: expected a finite step > 0; got {step!r}. Its sign follows t.")
-        counts = [max(1, math.ceil(float(ahead) / step * (1 - 1e-9))) for ahead in t.detach().diff().abs()]
-    else:
-        counts = [positive(steps, WHO, "steps")] * (len(t) - 1)
     return lambda state, args, times, keep: fixed(system, stepper, state, args, times, counts, keep)
 
 
-def _tolerance(layout: Layout, rtol: float, atol: Any, like: Tensor) -> Tolerance:
+def counts_of(t: Tensor, steps: int | None, step: float | None) -> list[int] | None:
+    """Numbers of equal steps between output times; None where neither ``steps`` nor ``step`` asks for a fixed grid."""
+    if steps is not None and step is not None:
+        raise ConfigError(f"{WHO}: give steps= or step=, not both.")
+    if steps is not None:
+        return [positive(steps, WHO, "steps")] * (len(t) - 1)
+    if step is None:
+        return None
+    if not (math.isfinite(step) and step > 0):
+        raise ConfigError(f"{WHO}: expected a finite step > 0; got {step!r}. Its sign follows t.")
+    return [max(1, math.ceil(float(ahead) / step * (1 - 1e-9))) for ahead in t.detach().diff().abs()]
+
+
+def tolerance_of(layout: Layout, rtol: float, atol: Any, like: Tensor) -> Tolerance:
+    """The tolerances of a state, checked; ``atol`` spread over the columns where the members have their own."""
     each = list(atol) if isinstance(atol, Sequence) else [atol]
     if not (rtol >= 0 and math.isfinite(rtol)) or any(not a >= 0 for a in each) or (rtol == 0 and any(a == 0 for a in each)):
         raise ConfigError(f"{WHO}: expected rtol >= 0 and atol >= 0, not both zero; got rtol={rtol!r}, atol={atol!r}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowkit.numerics.ode.march import Marched
 from flowkit.numerics.ode.parameters import Parameters
+from flowkit.numerics.ode.second_derivatives import differentiate_again
 from flowkit.numerics.ode.system import System
 
 
@@ -42,21 +43,23 @@ class ContinuousAdjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, solver: tuple[Any, ...], made: list[Marched], parameters: Parameters, count: int, t: Tensor, state: Tensor, *inputs: Any) -> Tensor:
-        """solver: system, march and ``backward(field, y0, t, atol)``; inputs: ``count`` constants, then parameters. Returns (T, R, N)."""
-        args, (system, march, backward) = inputs[:count], solver
+        """solver: system, stepper, march and ``backward(field, y0, t)``; inputs: ``count`` constants, then parameters. Returns (T, R, N)."""
+        args, (system, stepper, march, backward) = inputs[:count], solver
         marched = march(state, args, t, None)
         made.append(marched)
         states = torch.stack(marched.states)
+        ctx.problem = (system, stepper, march)
         ctx.system, ctx.backward_solve, ctx.count, ctx.parameters = system, backward, count, parameters
         ctx.plain = tuple(None if isinstance(a, Tensor) else a for a in args)
-        ctx.save_for_backward(t, states, *(a if isinstance(a, Tensor) else None for a in args), *inputs[count:])
+        ctx.save_for_backward(t, state, states, *(a if isinstance(a, Tensor) else None for a in args), *inputs[count:])
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        t, states, *rest = ctx.saved_tensors
+        t, begin, states, *rest = ctx.saved_tensors
         args = tuple(plain if saved is None else saved for saved, plain in zip(rest[: ctx.count], ctx.plain, strict=True))
+        if torch.is_grad_enabled():  # the gradient is to be differentiated itself: that of the steps taken
+            return None, None, None, None, *differentiate_again(ctx.problem, ctx.parameters, t, begin, args, rest[ctx.count :], grad)
         wanted = ctx.needs_input_grad[4:]
         leaves = ctx.parameters.leaves(rest[ctx.count :])
         with ctx.parameters.installed(leaves):
@@ -100,6 +103,3 @@ class _Backward:
         if found is None:
             return (f, torch.zeros_like(a), *(torch.zeros_like(s) for s in sums))
         return (f.detach(), *found)
-
-
-BackwardSolve = Callable[[Any, tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]

@@ -33,7 +33,8 @@ class Tolerance:
 
     def norm(self, value: Tensor, size: Tensor) -> Tensor:
         """RMS of value / (atol + rtol size): (r, N) -> (r,)."""
-        scaled = value / (self.atol + self.rtol * size)
+        # a component that is and stays zero has no error, also with atol = 0
+        scaled = value / (self.atol + self.rtol * size).clamp_min(torch.finfo(size.dtype).tiny)
         return torch.linalg.vector_norm(scaled, dim=1) * self.counted**-0.5 if self.counted else scaled.new_zeros(scaled.shape[0])
 
 
@@ -44,7 +45,8 @@ class Controller:
         kind: "I" (a = 1), "PI" (0.7, -0.4) or "PID" (0.49, -0.34, 0.1).
         order: of the method.
 
-    Reference: Soderlind (2003), Digital filters in adaptive time-stepping; Gustafsson (1991) for PI.
+    Reference: Gustafsson (1991), Control theoretic techniques for stepsize selection in explicit Runge-Kutta methods, for PI; Kennedy,
+    Carpenter and Lewis (2000), Low-storage, explicit Runge-Kutta schemes for the compressible Navier-Stokes equations, for PID.
     """
 
     def __init__(self, kind: str, order: int, who: str = "ode.solve") -> None:
@@ -83,4 +85,4 @@ def first_step(tolerance: Tolerance, order: int, y: Tensor, f: Tensor, ahead: Te
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), (0.01 / steepest.clamp_min(1e-30)) ** (1.0 / order))
     h = torch.minimum(torch.minimum(100 * h0, h1), ahead.abs())
-    return torch.where(torch.isfinite(h), h, torch.full_like(h, 1e-6)).minimum(ahead.abs())
+    return torch.where(torch.isfinite(h) & (h > 0), h, torch.full_like(h, 1e-6)).minimum(ahead.abs())

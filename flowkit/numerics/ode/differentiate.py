@@ -12,11 +12,12 @@ from torch import Tensor
 
 from flowkit.core.checks import runs_eagerly
 from flowkit.core.errors import ConfigError
-from flowkit.numerics.ode.arguments import WHO, March
+from flowkit.numerics.ode.arguments import WHO
 from flowkit.numerics.ode.continuous_adjoint import ContinuousAdjoint
-from flowkit.numerics.ode.gradients import DiscreteAdjoint, replay
-from flowkit.numerics.ode.march import Marched
+from flowkit.numerics.ode.gradients import DiscreteAdjoint
+from flowkit.numerics.ode.march import March, Marched
 from flowkit.numerics.ode.parameters import Parameters
+from flowkit.numerics.ode.replay import replay
 from flowkit.numerics.ode.system import System
 
 Differentiated = Callable[[Tensor, tuple[Any, ...], Parameters], tuple[Any, Marched]]
@@ -42,7 +43,7 @@ def differentiated(adjoint: str, problem: Problem, backward: Callable[..., Any])
     stepper = problem.stepper
     found: dict[str, Differentiated] = {
         "backprop": partial(_backprop, problem),
-        "continuous": partial(_adjoint, problem, ContinuousAdjoint, (problem.system, problem.march, backward)),
+        "continuous": partial(_adjoint, problem, ContinuousAdjoint, (problem.system, stepper, problem.march, backward)),
         "discrete": partial(_adjoint, problem, DiscreteAdjoint, (problem.system, stepper, problem.march, "discrete")),
         "reversible": partial(_adjoint, problem, DiscreteAdjoint, (problem.system, stepper, problem.march, "reversible")),
     }

@@ -80,8 +80,7 @@ def first_event(
         return rate * span.reshape(-1, *([1] * (rate.dim() - 1)))
 
     moved = solve(stretched, y0, (0.0, 1.0), args=(*args, when - t[0]), params=_owner(field) if params is None else params, **controls).ys[-1]
-    rate = _newton(field, event, when, moved, args)
-    shift = torch.where(found, rate, torch.zeros_like(rate))
+    shift = _newton(field, event, when, moved, args, found)
     flow = field(when, moved, *args)
     return Met(when + shift, moved + flow * shift.reshape(-1, *([1] * (flow.dim() - 1))), found)
 
@@ -91,40 +90,45 @@ def _owner(field: Any) -> Any:
     return field if isinstance(field, torch.nn.Module) else getattr(field, "__self__", None) if hasattr(field, "__self__") else None
 
 
-def _newton(field: Any, event: Any, when: Tensor, y: Tensor, args: Sequence[Any]) -> Tensor:
-    """The shift -g / (g_t + g_y f), whose denominator counts as constant."""
+def _newton(field: Any, event: Any, when: Tensor, y: Tensor, args: Sequence[Any], found: Tensor) -> Tensor:
+    """The shift -g / (g_t + g_y f), whose denominator counts as constant; none where nothing was found."""
     with torch.enable_grad():
         t, place = when.detach().requires_grad_(), y.detach().requires_grad_()
         g = event(t, place)
         g_t, g_y = torch.autograd.grad(g.sum(), (t, place), allow_unused=True, materialize_grads=True)
     with torch.no_grad():
         total = g_t + (g_y * field(when, y, *args)).flatten(1).sum(1)
-    return -event(when, y) / total
+    g = torch.where(found, event(when, y), torch.zeros_like(total))
+    return -g / torch.where(found, total, torch.ones_like(total))
 
 
 def _bracketed(path: Any, event: Any, y0: Tensor, t: tuple[float, float], direction: int) -> tuple[Tensor, Tensor]:
-    """The first change of sign on the interpolant by looking at 8 places on every step, then bisection."""
+    """The first change of sign on the interpolant by looking at 8 places on every step, then bisection on the polynomial of that step."""
     interpolant = path.interpolant
     rows = len(y0)
     found = torch.zeros(rows, dtype=torch.bool, device=y0.device)
+    which = torch.full((rows,), -1, dtype=torch.int64, device=y0.device)  # the step of the event
     low = torch.full((rows,), float(t[0]), dtype=y0.dtype, device=y0.device)
     high = torch.full_like(low, float(t[1]))
-    before, at = event(low, y0), low.clone()
-    for piece in interpolant.pieces:
+    before, at, place = event(low, y0), low.clone(), interpolant.begin
+    for k, piece in enumerate(interpolant.pieces):
         index = torch.arange(rows, device=y0.device) if piece.rows is None else piece.rows
         for j in range(1, 9):
             time = at.clone()
             time[index] = torch.lerp(piece.start, piece.end, j / 8)
-            value = event(time, interpolant(time))
-            rising = (before <= 0) & (value > 0) if direction >= 0 else torch.zeros_like(found)
-            falling = (before >= 0) & (value < 0) if direction <= 0 else torch.zeros_like(found)
-            crossed = (rising | falling) & ~found & (before != 0)
+            place = place.index_copy(0, index, piece(time[index]))
+            value = event(time, interpolant.shaped(place))
+            # before: the last value that was not zero; zero from the start on until there is one
+            rising = (before < 0) & (value >= 0) if direction >= 0 else torch.zeros_like(found)
+            falling = (before > 0) & (value <= 0) if direction <= 0 else torch.zeros_like(found)
+            crossed = (rising | falling) & ~found
             low, high = torch.where(crossed, at, low), torch.where(crossed, time, high)
-            found = found | crossed
-            before, at = value, time
-    start = event(low, interpolant(low))
+            found, which = found | crossed, torch.where(crossed, k, which)
+            before, at = torch.where(value == 0, before, value), time
+    piece = interpolant.chosen(which, t)
+    start = event(low, interpolant.shaped(piece(low)))
     for _ in range(60):
         middle = (low + high) / 2
-        same = event(middle, interpolant(middle)).sign() == start.sign()
+        same = event(middle, interpolant.shaped(piece(middle))).sign() == start.sign()
         low, high = torch.where(same & found, middle, low), torch.where(same | ~found, high, middle)
     return torch.where(found, (low + high) / 2, torch.full_like(low, float(t[1]))), found

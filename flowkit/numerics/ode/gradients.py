@@ -1,47 +1,43 @@
-"""Gradients of a solution: by replaying its strides under autograd, or stride by stride in reverse."""
+"""Gradients of a solution, stride by stride in reverse."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowkit.numerics.ode.march import Keep, Marched, Stride
+from flowkit.numerics.ode.march import Marched, Stride
 from flowkit.numerics.ode.parameters import Parameters
+from flowkit.numerics.ode.replay import stride_times
+from flowkit.numerics.ode.second_derivatives import differentiate_again
 from flowkit.numerics.ode.system import System
 
-March = Callable[[Tensor, tuple[Any, ...], Tensor, Keep], Marched]
+_TENSORS = ("rows", "state", "start", "end", "departs", "arrives")  # of a stride, some of them numbers
 
 
-def replay(system: System, stepper: Any, marched: Marched, state: Tensor, args: Sequence[Any], t: Tensor) -> list[Tensor]:
-    """The states at the output times again, through the recorded strides, with a graph (rejected steps leave none in it)."""
-    states = [state]
-    for stride in marched.strides:
-        while len(states) < stride.interval:
-            states.append(state)
-        rows = stride.rows
-        part = state if rows is None else state[rows]
-        some = tuple(args) if rows is None else tuple(a[rows] if isinstance(a, Tensor) else a for a in args)
-        start, end = _times(stride, t)
-        moved = stepper.step(system, start, end - start, part, some).y
-        state = moved if rows is None else state.index_copy(0, rows, moved)
-    while len(states) < len(t):
-        states.append(state)
-    return states
+def _stored(strides: Sequence[Stride]) -> tuple[list[Stride], list[Tensor | None]]:
+    """Strides without their tensors, and those tensors in a list that autograd keeps and frees."""
+    bare: list[Stride] = []
+    tensors: list[Tensor | None] = []
+    for stride in strides:
+        own: dict[str, Any] = {name: getattr(stride, name) for name in _TENSORS if isinstance(getattr(stride, name), Tensor)}
+        without: dict[str, Any] = dict.fromkeys(own)
+        bare.append(replace(stride, **without))
+        tensors.extend(own.get(name) for name in _TENSORS)
+    return bare, tensors
 
 
-def _times(stride: Stride, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and end of a stride (r,), as functions of the output times where these are differentiated."""
-    if not t.requires_grad:
-        return stride.start, stride.end
-    first, last = t[stride.interval - 1], t[stride.interval]
-    if isinstance(stride.departs, float):  # a fixed grid moves as a whole
-        rows = len(stride.start)
-        return torch.lerp(first, last, stride.departs).expand(rows), torch.lerp(first, last, stride.arrives).expand(rows)
-    return torch.where(stride.departs, first, stride.start), torch.where(stride.arrives, last, stride.end)
+def _restored(strides: Sequence[Stride], tensors: Sequence[Tensor | None]) -> list[Stride]:
+    """The strides that ``_stored`` took apart."""
+    whole: list[Stride] = []
+    for i, stride in enumerate(strides):
+        each = tensors[i * len(_TENSORS) : (i + 1) * len(_TENSORS)]
+        own: dict[str, Any] = {name: value for name, value in zip(_TENSORS, each, strict=True) if value is not None}
+        whole.append(replace(stride, **own))
+    return whole
 
 
 class DiscreteAdjoint(torch.autograd.Function):
@@ -50,7 +46,7 @@ class DiscreteAdjoint(torch.autograd.Function):
     Memory: one state per step and one step's graph; of a reversible method no states, which are recovered by taking its steps back.
     Cost of the backward: a step and its vector-Jacobian product, for each.
 
-    Reference: Sanz-Serna (2016), Symplectic Runge-Kutta schemes for adjoint equations, arXiv:1503.03685; Matsubara et al. (2021),
+    Reference: Sanz-Serna (2016), Symplectic Runge-Kutta schemes for adjoint equations, arXiv:1503.04021; Matsubara et al. (2021),
     Symplectic adjoint method, arXiv:2102.09750.
     """
 
@@ -64,22 +60,26 @@ class DiscreteAdjoint(torch.autograd.Function):
         args, (system, stepper, march, kind) = inputs[:count], solver
         marched = march(state, args, t, "states" if kind == "discrete" else "times")
         made.append(marched)
-        ctx.system, ctx.stepper, ctx.strides, ctx.count, ctx.parameters = system, stepper, marched.strides, count, parameters
+        bare, tensors = _stored(marched.strides)
+        ctx.system, ctx.stepper, ctx.strides, ctx.count, ctx.parameters, ctx.kept = system, stepper, bare, count, parameters, len(tensors)
         ctx.plain = tuple(None if isinstance(a, Tensor) else a for a in args)
-        ctx.save_for_backward(t, None if kind == "discrete" else marched.states[-1], *(a if isinstance(a, Tensor) else None for a in args), *inputs[count:])
-        marched.strides = []
+        last = None if kind == "discrete" else marched.states[-1]
+        ctx.problem = (system, stepper, march)
+        ctx.save_for_backward(t, state, last, *tensors, *(a if isinstance(a, Tensor) else None for a in args), *inputs[count:])
         return torch.stack(marched.states)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        t, state, *rest = ctx.saved_tensors
+        t, begin, state, *rest = ctx.saved_tensors
+        strides, rest = _restored(ctx.strides, rest[: ctx.kept]), rest[ctx.kept :]
         args = tuple(plain if saved is None else saved for saved, plain in zip(rest[: ctx.count], ctx.plain, strict=True))
+        if torch.is_grad_enabled():  # the gradient is to be differentiated itself
+            return None, None, None, None, *differentiate_again(ctx.problem, ctx.parameters, t, begin, args, rest[ctx.count :], grad)
         wanted = ctx.needs_input_grad[4:]
         leaves = ctx.parameters.leaves(rest[ctx.count :])
         sums = _Sums(t, args, leaves, wanted, ctx.parameters.shared)
         adjoint, interval = grad[-1].clone(), len(grad) - 1
-        for stride in reversed(ctx.strides):
+        for stride in reversed(strides):
             while interval > stride.interval:
                 interval -= 1
                 adjoint = adjoint + grad[interval]
@@ -124,7 +124,7 @@ class _Sums:
                 for a, w in zip(self.inputs, self.wants_args, strict=True)
             )
             t = self.times.detach().requires_grad_(self.wants_t)
-            start, end = _times(stride, t)
+            start, end = stride_times(stride, t)
             moved = stepper.step(system, start, end - start, state, args).y
         parameters = [p for p, w in zip(self.leaves, self.wants_parameters, strict=True) if w]
         sources = [state, *([t] if self.wants_t else []), *(a for a, w in zip(args, self.wants_args, strict=True) if w), *parameters]

@@ -34,15 +34,17 @@ class Joint:
         times, like = t.detach().tolist(), t
         slope = self.system.slope(t[:1], state, args)
         ahead = (t[-1:] - t[:1]).detach()
-        size = float(first_step(self.tolerance, self.stepper.order, state, slope, ahead, lambda h, y: self.system.slope(t[:1] + h, y, args)))
-        evaluations, accepted, rejected, status, now = 2, 0, 0, DONE, times[0]
+        first_size = first_step(self.tolerance, self.stepper.order, state, slope, ahead, lambda h, y: self.system.slope(t[:1] + h, y, args))
+        size, begins = torch.stack((first_size[0], torch.isfinite(slope).all().to(first_size))).tolist()
+        evaluations, accepted, rejected, now, ratio = 2, 0, 0, times[0], 0.0
+        status = DONE if begins else NOT_FINITE
         past = [1.0] * self.controller.memory
         tableau, full = self.stepper.tableau, self.stepper.evaluations(True)
         for k, target in enumerate(times[1:], start=1):
             first, tries = True, 0
             while status == DONE and now != target:
                 if tries == self.max_steps:
-                    status = TOO_MANY_STEPS
+                    status = TOO_MANY_STEPS if math.isfinite(ratio) else NOT_FINITE
                     break
                 tries += 1
                 left = target - now
@@ -108,6 +110,5 @@ def _time(t: float, like: Tensor) -> Tensor:
 
 
 def _stride(k: int, state: Tensor | None, start: float, end: float, departs: bool, arrives: bool, like: Tensor) -> Stride:
-    times = torch.tensor([start, end], dtype=like.dtype, device=like.device)
-    ends = torch.tensor([departs, arrives], device=like.device)
-    return Stride(k, None, state, times[:1], times[1:], ends[:1], ends[1:])
+    # filled on the device: a copy of Python numbers would wait for it
+    return Stride(k, None, state, _time(start, like).reshape(1), _time(end, like).reshape(1), departs, arrives)

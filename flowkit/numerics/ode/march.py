@@ -5,7 +5,7 @@ Marching finds the mesh and records nothing for autograd. What differentiates a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ class Stride:
         state: at its start (r, M), None where only times are kept.
         start, end: times (r,).
         departs, arrives: weights of the interval's two output times in ``start`` and ``end``: a stride that departs from the first one
-            moves with it; tensors (r,), or fractions of the interval.
+            moves with it; tensors (r,), truth values, or fractions of the interval.
     """
 
     interval: int
@@ -54,18 +54,25 @@ class Marched:
     reached: Tensor
 
 
+March = Callable[[Tensor, tuple[Any, ...], Tensor, Keep], Marched]  # (state, constants, output times, what to record)
+
+
+def nodes(t: Tensor, k: int, steps: int) -> Tensor:
+    """Times of equal steps from t[k - 1] to t[k], both ends included: (steps + 1,)."""
+    return torch.lerp(t[k - 1], t[k], torch.arange(steps + 1, dtype=t.dtype, device=t.device) / steps)
+
+
 def fixed(system: System, stepper: Any, state: Tensor, args: Sequence[Any], t: Tensor, counts: Sequence[int], keep: Keep) -> Marched:
     """``counts[k - 1]`` equal steps from t[k - 1] to t[k]."""
     made = empty(state, t)
     rows, evaluations = state.shape[0], 0
     slope: Tensor | None = None
     for k, steps in enumerate(counts, start=1):
-        nodes = [j / steps for j in range(steps + 1)]
-        times = torch.lerp(t[k - 1], t[k], torch.tensor(nodes, dtype=t.dtype, device=t.device))
+        times = nodes(t, k, steps)
         for j in range(steps):
             start, end = times[j : j + 1].expand(rows), times[j + 1 : j + 2].expand(rows)
             if keep:
-                made.strides.append(Stride(k, None, state if keep == "states" else None, start, end, nodes[j], nodes[j + 1]))
+                made.strides.append(Stride(k, None, state if keep == "states" else None, start, end, j / steps, (j + 1) / steps))
             step = stepper.step(system, start, end - start, state, args, slope)
             evaluations += stepper.evaluations(slope is not None, False)
             state, slope = step.y, step.last

@@ -56,36 +56,41 @@ class Parameters:
                 part._parameters[name] = tensor
 
 
-def field_parameters(field: Field, given: Any, probe: Callable[[], Tensor]) -> Parameters:
-    """The tensors given, or a module's parameters, or the leaves that one evaluation's graph reaches."""
-    if given is not None and not isinstance(given, nn.Module):
+def field_parameters(field: Field, given: Any, probes: Sequence[Callable[[], Tensor]]) -> Parameters:
+    """The tensors given, or the parameters of the module given.
+
+    Where nothing is given: those of the module that the field is or belongs to, and the other leaves that the graphs of a few
+    evaluations (``probes``) reach.
+    """
+    if isinstance(given, nn.Module):
+        return Parameters.of_module(given)
+    if given is not None:
         wanted = [p for p in given if p.requires_grad]
         return Parameters(wanted, [[] for _ in wanted])
-    owner = given if given is not None else field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return Parameters.of_module(owner)
+    owner = field if isinstance(field, nn.Module) else getattr(field, "__self__", None)
+    own = Parameters.of_module(owner) if isinstance(owner, nn.Module) else Parameters((), ())
     if not torch.is_grad_enabled():
-        return Parameters((), ())
-    found, shared = _leaves(probe)
-    return Parameters(found, [[] for _ in found], 1, shared)
+        return own
+    found, shared = _leaves(probes, own.tensors)
+    return Parameters((*own.tensors, *found), (*own.places, *([] for _ in found)), len(probes), shared)
 
 
-def _leaves(probe: Callable[[], Tensor]) -> tuple[list[Tensor], bool]:
-    """The leaves of an evaluation's graph, and whether it holds older operations."""
+def _leaves(probes: Sequence[Callable[[], Tensor]], known: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
+    """The leaves of some evaluations' graphs beside those known, and whether the graphs hold older operations."""
     with torch.enable_grad():
         marker: Any = (torch.zeros((), requires_grad=True) + 0).grad_fn
-        node: Any = probe().grad_fn
-    found: dict[int, Tensor] = {}
-    waiting, seen, shared = [node], set(), False
+        waiting: list[Any] = [probe().grad_fn for probe in probes]
+    seen: set[Any] = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
+    leaves, found, shared = {id(tensor) for tensor in known}, {}, False
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None:
-            found[id(variable)] = variable
-        else:
+        if variable is None:
             shared = shared or node._sequence_nr() < marker._sequence_nr()
+        elif id(variable) not in leaves:
+            found[id(variable)] = variable
         waiting.extend(following for following, _ in node.next_functions)
     return list(found.values()), shared

@@ -17,8 +17,8 @@ from flowkit.numerics.ode.tableau import method as tableau_of
 class _Carrying:
     """A stepper whose state carries more than the solution: (y, ...) side by side."""
 
-    reversible, adaptive, keeps_slope = True, True, True
-    order, name, parts = 2, "", 2
+    reversible, adaptive, uses_slope = True, True, False
+    order, name, parts, start_evaluations = 2, "", 2, 1
 
     def evaluations(self, given_first: bool, wants_error: bool = True) -> int:
         """Slopes that a step evaluates."""
@@ -113,7 +113,7 @@ class Reversible(_Carrying):
     Reference: McCallum and Foster (2024), Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648.
     """
 
-    keeps_slope = False
+    start_evaluations = 0
 
     def __init__(self, method: str = "rk4", lam: float = 0.999) -> None:
         if not 0 < lam < 1:

@@ -18,7 +18,7 @@ class Step(NamedTuple):
     Args:
         y: state at its end (r, M).
         error: estimate of the local error (r, M), or None.
-        last: slope at the end (r, M) where the method has it, or None.
+        last: slope at the end (r, M) where the method has it, or None; a row that was reflected needs another.
         hits: how often each row was reflected at a boundary (r,), or None.
     """
 
@@ -35,7 +35,7 @@ class RungeKutta:
         tableau: the method.
     """
 
-    reversible = False
+    reversible, uses_slope, start_evaluations = False, True, 0
 
     def __init__(self, tableau: Tableau) -> None:
         self.tableau, self.order, self.name = tableau, tableau.order, tableau.name
@@ -68,10 +68,7 @@ class RungeKutta:
         end = point if whole and self.keeps_slope else combine(y, slopes, tableau.b[: len(slopes)], column)
         error = weighted(slopes, tableau.e) * column if wants_error and tableau.e is not None else None
         landed, hits = system.land(y, end)
-        last = slopes[-1] if whole and self.keeps_slope else None
-        if hits is not None and bool((hits > 0).any()):  # a reflected end has another slope
-            last = None
-        return Step(landed, error, last, hits)
+        return Step(landed, error, slopes[-1] if whole and self.keeps_slope else None, hits)
 
     def stages(
         self, system: System, t: Tensor, h: Tensor, y: Tensor, args: Sequence[Any], first: Tensor | None = None, count: int | None = None

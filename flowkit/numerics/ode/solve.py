@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from flowkit.core.checks import may_raise
 from flowkit.core.errors import ConfigError
-from flowkit.numerics.ode.arguments import WHO, march_of, members_of, stepper_of, times_of
+from flowkit.numerics.ode.arguments import WHO, constants_of, march_of, members_of, stepper_of, times_of
 from flowkit.numerics.ode.continuous_adjoint import AdjointOptions
 from flowkit.numerics.ode.dense import Interpolant
 from flowkit.numerics.ode.differentiate import Problem, differentiated
-from flowkit.numerics.ode.failures import report
-from flowkit.numerics.ode.march import Marched, empty
+from flowkit.numerics.ode.failures import DONE, report
+from flowkit.numerics.ode.march import Keep, March, Marched, empty
 from flowkit.numerics.ode.parameters import field_parameters
 from flowkit.numerics.ode.system import Field, Layout, System
 from flowkit.numerics.ode.torchdiffeq_backend import PREFIX, solve_by_torchdiffeq
@@ -31,9 +31,10 @@ class Stats:
     """What a solution took; numbers, tensors () on accelerators, or tensors (B,) per sample.
 
     Args:
-        nfe: evaluations of the field, those that chose the first step included.
+        nfe: evaluations of the field, those that chose the first step and made the interpolant included, those that differentiate left out;
+            per sample those that its own steps needed.
         accepted, rejected: steps.
-        hits: reflections at a boundary.
+        hits: reflections at a boundary, over all samples where these are solved jointly.
         status: 0 done, 1 too many steps, 2 step too small, 3 not finite.
         reached: time that each sample reached.
     """
@@ -104,11 +105,12 @@ def solve(
         controller: "I", "PI" or "PID".
         max_steps: attempts per sample between two output times.
         params: what the field's gradients go to besides ``y0``, ``args`` and ``t``: a module, or tensors; default the module that
-            ``field`` is or belongs to, or the leaves that one evaluation depends on.
+            ``field`` is or belongs to, and the leaves that evaluations at the first and the last time depend on.
         boundary: a domain whose ``reflect`` keeps the (first member of the) state inside.
         dense: also return ``Solution.interpolant``, the solution at any time.
         adjoint_options: of the continuous adjoint's backward solve.
-        on_failure: "raise", or "partial": failed samples keep the last state they reached and say so in ``stats.status``.
+        on_failure: "raise", or "partial": failed samples keep the last state they reached and say so in ``stats.status``. Where values are
+            not looked at (on accelerators, unless ``flowkit.checks()`` asks for it) "raise" makes failed samples NaN instead.
 
     Returns:
         ``Solution``.
@@ -129,27 +131,50 @@ def solve(
         raise ConfigError(f"{WHO}: expected on_failure to be 'raise' or 'partial'; got {on_failure!r}.")
     members = members_of(y0, per_sample)
     times = times_of(t, members[0])
-    system, constants = System(field, Layout(members, per_sample), boundary), tuple(args)
+    system, constants = System(field, Layout(members, per_sample), boundary), constants_of(args, members, per_sample)
     state = system.layout.pack(members)
     if isinstance(method, str) and method.startswith(PREFIX):
         states, made = solve_by_torchdiffeq(system, method, state, constants, times, rtol, atol, steps, step)
-        return _solution(system, states, made, times, isinstance(y0, tuple), per_sample)
+        reported = _reported(states, made, max_steps, per_sample, on_failure)
+        return _solution(system, reported, made, times, isinstance(y0, tuple), per_sample)
     stepper, controls = stepper_of(method), (rtol, atol, steps, step, controller, max_steps)
-    problem = Problem(system, stepper, march_of(system, stepper, times, *controls), times)
+    march = march_of(system, stepper, times, *controls)
+    problem = Problem(system, stepper, _recording(march) if dense else march, times)
     begin, interpolant = times[:1].expand(state.shape[0]), None
     if len(times) == 1:
         return _solution(system, [state], empty(state, times), times, isinstance(y0, tuple), per_sample)
-    parameters = field_parameters(field, params, lambda: system.slope(begin, state.detach(), constants))
+    fixed = tuple(a.detach() if isinstance(a, Tensor) else a for a in constants)
+    ends = (begin.detach(), times[-1:].detach().expand(state.shape[0]))
+    parameters = field_parameters(field, params, [partial(system.slope, end, state.detach(), fixed) for end in ends])
     start = stepper.start(system, begin, state, constants)
     backward = partial(_solve_back, stepper, controls, adjoint_options or AdjointOptions())
     states, made = differentiated(adjoint, problem, backward)(start, constants, parameters)
-    made.evaluations += parameters.evaluations
+    made.evaluations += parameters.evaluations + stepper.start_evaluations
     if dense:
-        with torch.no_grad():
-            interpolant = Interpolant(system, stepper, constants, problem.march(start.detach(), constants, times, "states"), times)
-    if on_failure == "raise" and may_raise(state):
+        interpolant = Interpolant(system, stepper, constants, made)
+        made.evaluations += interpolant.evaluations
+    reported = _reported([stepper.value(each) for each in states], made, max_steps, per_sample, on_failure)
+    return _solution(system, reported, made, times, isinstance(y0, tuple), per_sample, interpolant)
+
+
+def _recording(march: March) -> March:
+    """A march that keeps the states of its strides whatever is asked for."""
+
+    def marched(state: Tensor, args: tuple[Any, ...], t: Tensor, keep: Keep) -> Marched:
+        return march(state, args, t, "states")
+
+    return marched
+
+
+def _reported(states: Sequence[Tensor], made: Marched, max_steps: int, per_sample: bool, on_failure: str) -> Sequence[Tensor]:
+    """The states, after an error for rows that failed; these become NaN where raising would need a value that cannot be looked at."""
+    if on_failure == "partial":
+        return states
+    if may_raise(states[0]):
         report(made, max_steps, per_sample, WHO)
-    return _solution(system, [stepper.value(each) for each in states], made, times, isinstance(y0, tuple), per_sample, interpolant)
+        return states
+    failed = (made.status != DONE).unsqueeze(1)
+    return [states[0], *(state.masked_fill(failed, math.nan) for state in states[1:])]
 
 
 def _solution(system: System, states: Any, made: Marched, times: Tensor, several: bool, per_sample: bool, interpolant: Any = None) -> Solution:

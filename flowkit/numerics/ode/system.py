@@ -41,8 +41,8 @@ class Layout:
         """A matrix (r, N) to members."""
         lead = (matrix.shape[0],) if self.per_sample else ()
         if len(self.sizes) == 1:
-            return (matrix.reshape(*lead, *self.shapes[0]),)
-        return tuple(matrix[:, start : start + size].reshape(*lead, *shape) for start, size, shape in zip(self.starts, self.sizes, self.shapes, strict=True))
+            return (matrix.reshape((*lead, *self.shapes[0])),)
+        return tuple(matrix[:, start : start + size].reshape((*lead, *shape)) for start, size, shape in zip(self.starts, self.sizes, self.shapes, strict=True))
 
 
 class System:
@@ -64,10 +64,12 @@ class System:
         members = layout.unpack(y)
         out = self.field(t if layout.per_sample else t.reshape(()), *members, *args)
         slopes = out if isinstance(out, tuple) else tuple(out) if isinstance(out, list) else (out,)
+        if not all(isinstance(s, Tensor) for s in slopes):
+            raise ShapeError(f"{self.who}: expected the field to return a tensor, or a tuple of them; got {type(out).__name__}.")
         if len(slopes) != len(members) or any(s.shape != m.shape for s, m in zip(slopes, members, strict=True)):
             got = [tuple(s.shape) for s in slopes]
             raise ShapeError(f"{self.who}: expected the field to return shapes {[tuple(m.shape) for m in members]}, those of the state; got {got}.")
-        return layout.pack(slopes)
+        return layout.pack(tuple(_own(s, m.dtype) for s, m in zip(slopes, members, strict=True)))
 
     def stage(self, t: Tensor, base: Tensor, y: Tensor, args: Sequence[Any]) -> Tensor:
         """Slope at a stage y of a step that starts at ``base``: behind a wall the field is read at the mirror image and carried back."""
@@ -80,10 +82,18 @@ class System:
         return layout.pack((folded.carry(slope), *rest))
 
     def land(self, base: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The end of a step folded back inside, and how often each sample was reflected (None without a boundary)."""
+        """The end of a step folded back inside, and how often each row was reflected (r,) (None without a boundary)."""
         if self.boundary is None:
             return y, None
         layout = self.layout
         start, (place, *others) = layout.unpack(base)[0], layout.unpack(y)
         folded = self.boundary.reflect(start, place - start)
-        return layout.pack((folded.x, *others)), folded.hits
+        hits = folded.hits.sum().reshape(1) if not layout.per_sample else folded.hits.flatten(1).sum(1) if folded.hits.dim() > 1 else folded.hits
+        return layout.pack((folded.x, *others)), hits
+
+
+def _own(slope: Tensor, dtype: torch.dtype) -> Tensor:
+    """A slope in the state's dtype, copied if it was written in place: a field may use the same memory again at the next stage."""
+    if slope.dtype != dtype:
+        return slope.to(dtype)
+    return slope.clone() if not slope.is_inference() and slope._version else slope

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
-from typing import Any
-
-import torch
-from torch import Tensor
+from functools import cached_property
 
 from flowkit.core.errors import UnknownNameError, nearest
 from flowkit.kernels.mlp_trajectory_methods import METHODS
@@ -51,21 +47,6 @@ class Tableau:
     def first_same_as_last(self) -> bool:
         """Whether the last stage is the slope at y_1, which the next step starts with."""
         return len(self.a) > 0 and self.a[-1] == self.b[:-1] and self.b[-1] == 0
-
-    @property
-    def evaluations(self) -> int:
-        """Slopes a step evaluates when it is given the first one."""
-        return self.stages - 1
-
-    def weights(self, which: str, like: Tensor) -> Tensor:
-        """``a<i>``, ``b`` or ``e`` as a tensor on ``like``'s device and of its dtype."""
-        return _weights(self, which, like.dtype, like.device)
-
-
-@lru_cache(maxsize=512)
-def _weights(tableau: Tableau, which: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    numbers: Any = tableau.a[int(which[1:]) - 1] if which[0] == "a" else getattr(tableau, which)
-    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _near_fraction(value: float) -> float:

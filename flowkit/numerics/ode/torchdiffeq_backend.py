@@ -9,17 +9,21 @@ import torch
 from torch import Tensor
 
 from flowkit.core.errors import ConfigError
+from flowkit.numerics.ode.arguments import counts_of, tolerance_of
 from flowkit.numerics.ode.failures import DONE, NOT_FINITE
-from flowkit.numerics.ode.march import Marched, empty
+from flowkit.numerics.ode.march import Marched, empty, nodes
 from flowkit.numerics.ode.system import System
 
 PREFIX = "torchdiffeq:"
+_FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 
 
 def solve_by_torchdiffeq(
     system: System, method: str, state: Tensor, args: tuple[Any, ...], t: Tensor, rtol: float, atol: Any, steps: int | None, step: float | None
 ) -> tuple[list[Tensor], Marched]:
     """The states at the output times, by ``torchdiffeq.odeint`` on the whole state at once, with its own gradients.
+
+    Fixed steps are the same as for flowkit's own methods. A member with an infinite ``atol`` counts as one without error.
 
     Raises:
         ConfigError: the library is not installed; an option that it does not have.
@@ -41,11 +45,14 @@ def solve_by_torchdiffeq(
         calls += 1
         return system.slope(time.to(y.dtype).expand(len(y)), y, args)
 
-    options: dict[str, Any] = {}
-    if step is not None or steps is not None:
-        options["step_size"] = step if step is not None else float((t[1] - t[0]).abs()) / float(steps or 1)
-    allowed = min(atol) if isinstance(atol, Sequence) else atol
-    states = torchdiffeq.odeint(slope, state, t, rtol=rtol, atol=allowed, method=method.removeprefix(PREFIX), options=options or None)
+    counts, options = counts_of(t, steps, step), None
+    if counts is not None:
+        if method.removeprefix(PREFIX) not in _FIXED:
+            raise ConfigError(f"ode.solve: {method} takes no fixed steps. Drop steps= and step=, or use {', '.join(PREFIX + name for name in _FIXED)}.")
+        grid = torch.cat([t[:1], *(nodes(t, k, count)[1:] for k, count in enumerate(counts, start=1))])
+        options = {"grid_constructor": lambda *_: grid}
+    allowed = tolerance_of(system.layout, rtol, atol, t).atol if isinstance(atol, Sequence) else atol
+    states = torchdiffeq.odeint(slope, state, t, rtol=rtol, atol=allowed, method=method.removeprefix(PREFIX), options=options)
     made = empty(state.detach(), t.detach())
     made.evaluations += calls
     made.status = torch.where(torch.isfinite(states[-1].detach()).all(dim=1), DONE, NOT_FINITE)
