@@ -19,9 +19,11 @@ SMALL = [("training.max_steps", "2"), ("training.progress", "false"), ("evaluati
 
 @pytest.fixture(autouse=True, scope="module")
 def coarse_pictures() -> Iterator[None]:
-    """Fewer pixels: drawing is most of a tiny run."""
+    """Fewer pixels, frames and slow densities: they are most of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flowkit.experiment._pictures.DPI", 30)
+        patch.setattr("flowkit.experiment._paths.FRAMES", 3)
+        patch.setattr("flowkit.experiment.evaluate.MOST_NUMBERS", 2**14)
         yield
 
 

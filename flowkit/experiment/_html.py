@@ -93,10 +93,10 @@ def section(title: str, intro: str, *parts: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{first}" + "\n".join(parts) + "\n</section>"
 
 
-def picture(png: bytes, alt: str, width: float) -> str:
-    """An image inside the page, ``width`` in CSS pixels at most."""
-    data = base64.b64encode(png).decode("ascii")
-    return f'<figure><img alt="{escape(alt)}" width="{round(width)}" src="data:image/png;base64,{data}"></figure>'
+def picture(content: bytes, alt: str, width: float) -> str:
+    """A PNG or GIF image inside the page, ``width`` in CSS pixels at most."""
+    data, kind = base64.b64encode(content).decode("ascii"), "gif" if content.startswith(b"GIF8") else "png"
+    return f'<figure><img alt="{escape(alt)}" width="{round(width)}" src="data:image/{kind};base64,{data}"></figure>'
 
 
 def column(title: str, text: str, content: str) -> str:

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from flowkit.data import Split
+from flowkit.experiment._paths import animation, has_paths, on_globe, paths_of
 from flowkit.experiment.evaluate import generator_for
 from flowkit.experiment.record import Run
 from flowkit.experiment.samples import stream
-from flowkit.plots import density_2d, image_grid, loss_curves, marginals, pair_plot
+from flowkit.plots import density_2d, image_grid, loss_curves, marginals, pair_plot, path_strip, sphere_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN, PICTURES, COLUMNS, DPI = 4000, 64, 6, 170
+MOVING, STRIP_ROWS, STRIP_TIMES = 1500, 6, 6
 
 
 def curves(history: Mapping[str, list[float]]) -> Figure | None:
@@ -38,6 +40,9 @@ def samples_against(run: Run, rows: Split | None, seed: int) -> tuple[Figure, st
     context = None if rows is None else rows.context
     if run.flow.context_shape is not None and context is None:
         return None
+    if on_globe(run.flow) and run.flow.context_shape is None:
+        drawn = sphere_map(run.flow, None if real is None else real.cpu(), generator=generator_for(run.flow, seed))
+        return drawn, "Held-out data, as many samples of the flow, and the density it has learnt, on an equal-area map of the sphere."
     if tuple(run.flow.event_shape) == (2,) and run.flow.context_shape is None:
         names = units.names if units.names is not None and units.scale is None else None if units.names is None else units.names
         drawn = density_2d(run.flow, None if real is None else real.cpu(), names=names, generator=generator_for(run.flow, seed))
@@ -46,8 +51,23 @@ def samples_against(run: Run, rows: Split | None, seed: int) -> tuple[Figure, st
     x = torch.cat([chunk.x for chunk in stream(run, count, seed=seed, contexts=context)])
     data = None if real is None else units.restore(real.cpu())
     if units.is_image:
-        return image_grid(x, data), "Pictures drawn from the flow" + ("" if data is None else ", beside real ones that it has not seen") + "."
+        words = "Pictures drawn from the flow" + ("" if data is None else ", beside real ones that it has not seen") + "."
+        return image_grid(units.as_pictures(x), None if data is None else units.as_pictures(data)), words
     return _table(x, data, run)
+
+
+def noise_to_data(run: Run, rows: Split | None, seed: int) -> tuple[Figure | bytes, str] | None:
+    """Samples on their way: a strip of pictures, or the bytes of an animation, and what it shows; None for a flow without paths."""
+    context = None if rows is None else rows.context
+    if not has_paths(run.flow) or (run.flow.context_shape is not None and context is None):
+        return None
+    if run.units.is_image:
+        paths = paths_of(run, STRIP_ROWS, seed=seed, contexts=context, frames=STRIP_TIMES)
+        return path_strip(paths.places, paths.times), "A row for each sample, from noise on the left to a picture on the right."
+    paths = paths_of(run, MOVING, seed=seed, contexts=context)
+    width = math.prod(run.units.event_shape)
+    seen = "" if width <= 2 or on_globe(run.flow) else f", seen in the first two of {width} columns,"
+    return animation(run, paths), f"Samples{seen} move from noise to data; the faint dots are where they end."
 
 
 def _table(x: Tensor, data: Tensor | None, run: Run) -> tuple[Figure, str]:
@@ -79,7 +99,6 @@ def as_png(figure: Figure) -> bytes:
 
 def _repeats(history: Mapping[str, list[float]], name: str, losses: list[str]) -> bool:
     """Whether a column holds the same numbers as a loss, as the NLL does under maximum likelihood."""
-
 
     def same(a: float, b: float) -> bool:
         return math.isclose(a, b, rel_tol=1e-6) or (math.isnan(a) and math.isnan(b))

@@ -121,7 +121,7 @@ def _png(path: Path, units: Units, n: int) -> Iterator[Write]:
 
     def write(chunk: Chunk) -> None:
         nonlocal done
-        pictures = (chunk.x.clamp(0, 1).nan_to_num().float().numpy() * 255).round().astype(np.uint8)
+        pictures = (units.as_pictures(chunk.x).clamp(0, 1).nan_to_num().float().numpy() * 255).round().astype(np.uint8)
         for picture in pictures:
             top, left = done // across * (height + gap), done % across * (width + gap)
             grid[top : top + height, left : left + width] = np.broadcast_to(picture.transpose(1, 2, 0), (height, width, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ from flowkit.core.errors import ConfigError, DataError, FlowkitError, NotInverti
 from flowkit.core.flow import Flow
 from flowkit.data import Split, read_table
 from flowkit.evaluation import Coverage, Diagnosis, LatentNormality, bits_per_dim, coverage, diagnose, ess, latent_normality
+from flowkit.experiment._bar import bar
 from flowkit.experiment.baseline import gaussian_mixture
 from flowkit.experiment.config import Evaluation
 from flowkit.experiment.pieces import Pieces, make_pieces
 from flowkit.experiment.record import CONFIG, Run, Units
 
 MOST_CHECKED = 2000  # events in the checks of calibration
+MOST_NUMBERS, NUMBERS_AT_A_TIME = 2**20, 2**17  # in events whose density is estimated along an ODE; such a solve keeps many copies
 
 
 def measure(flow: Any, rows: Split, units: Units, options: Evaluation, *, train: Split | None = None, seed: int = 0) -> dict[str, Any]:
     """Held-out likelihood and calibration.
+
+    A density that is estimated along an ODE is slow: it is measured on a random part of the rows, with 2^20 numbers at most.
 
     Args:
         flow: trained.
@@ -39,7 +44,7 @@ def measure(flow: Any, rows: Split, units: Units, options: Evaluation, *, train:
     """
     if len(rows.x) < 2:
         raise DataError(f"evaluate: expected at least 2 rows; got {len(rows.x)}.")
-    rows = beside(flow, rows)
+    rows = beside(flow, affordable(flow, rows, seed))
     log_prob = _log_prob(flow, rows, options.batch_size, seed)
     metrics: dict[str, Any] = {"rows": len(log_prob), **_mean("nll", -log_prob)}
     outside = int(torch.isneginf(log_prob).sum())
@@ -128,15 +133,23 @@ def measure_target(flow: Any, target: Any, options: Evaluation, *, seed: int = 0
 
 
 def calibration(flow: Any, rows: Split, *, seed: int = 0) -> tuple[LatentNormality | None, Coverage | None]:
-    """The checks of calibration that a flow allows, on at most 2,000 events."""
-    rows = beside(flow, rows)
+    """The checks of calibration that a flow allows, on at most 2,000 events; fewer of a continuous flow.
+
+    Coverage is left out for bounds of a density, which rank events otherwise than it, and for estimates along an ODE.
+    """
+    solves, width = hasattr(flow, "field"), rows.x[0].numel()
+    slow = is_slow(flow)
+    most = max(2, NUMBERS_AT_A_TIME // width) if slow else MOST_CHECKED if rows.context is None or not solves else 300
+    rows = beside(flow, Split(rows.x[:most], None if rows.context is None else rows.context[:most]))
     x, context = rows.x[:MOST_CHECKED], None if rows.context is None else rows.context[:MOST_CHECKED]
     latent, covered = None, None
     try:
         latent = latent_normality(flow, x, context)
     except (FlowkitError, NotImplementedError):
         latent = None  # another base, or events outside the support
-    samples = 2000 if context is None else 200
+    if slow or getattr(flow, "density", "exact") == "lower_bound":
+        return latent, None
+    samples = 2000 if context is None else 50 if solves else 200
     try:
         covered = coverage(flow, x, context, samples=samples, generator=generator_for(flow, seed))
     except (ConfigError, NotInvertibleError, NotImplementedError):
@@ -152,6 +165,20 @@ def check_numbers(latent: LatentNormality | None, covered: Coverage | None) -> d
     if covered is not None:
         numbers["coverage_p_value"] = covered.p_value
     return numbers
+
+
+def is_slow(flow: Any) -> bool:
+    """Whether a density is estimated along an ODE."""
+    return hasattr(flow, "field") and getattr(flow, "density", "exact") == "estimate"
+
+
+def affordable(flow: Any, rows: Split, seed: int) -> Split:
+    """Rows that are measured in bounded time, a random part of them in their own order."""
+    most = max(2, MOST_NUMBERS // rows.x[0].numel())
+    if not is_slow(flow) or len(rows.x) <= most:
+        return rows
+    kept = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    return Split(rows.x[kept], None if rows.context is None else rows.context[kept])
 
 
 def device_of(flow: torch.nn.Module) -> torch.device:
@@ -230,10 +257,22 @@ def _log_prob(flow: Any, rows: Split, batch_size: int, seed: int) -> Tensor:
     """Log-densities (N,), float64 on the CPU, evaluated in parts."""
     options: dict[str, Any] = {"batch_size": batch_size, "generator": generator_for(flow, seed)} if isinstance(flow, Flow) else {}
     with torch.no_grad():
-        log_prob = flow.log_prob(rows.x, rows.context, **options)
+        log_prob = _slow_log_prob(flow, rows, batch_size, options["generator"]) if is_slow(flow) else flow.log_prob(rows.x, rows.context, **options)
     if not isinstance(log_prob, Tensor):
         raise ConfigError(f"evaluate: {type(flow).__name__} gives no density in the data space, so it has no NLL.")
     return log_prob.double().cpu()
+
+
+def _slow_log_prob(flow: Any, rows: Split, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Log-densities a few rows at a time, with a bar on standard error where somebody looks at it."""
+    size = max(1, min(batch_size, NUMBERS_AT_A_TIME // rows.x[0].numel()))
+    parts = []
+    with bar("evaluate", len(rows.x), show=len(rows.x) > size and sys.stderr.isatty()) as advance:
+        for start in range(0, len(rows.x), size):
+            context = None if rows.context is None else rows.context[start : start + size]
+            parts.append(flow.log_prob(rows.x[start : start + size], context, generator=generator))
+            advance(len(parts[-1]))
+    return torch.cat(parts)
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:

@@ -118,7 +118,8 @@ def _takes(tree: Mapping[str, Any], argument: str) -> bool:
 def _fill(tree: dict[str, Any], data: Dataset | None, target: Any) -> dict[str, Any]:
     """Add to a flow's description what the data decide and the config leaves out."""
     shape = data.event_shape if data is not None else tuple(target.event_shape)
-    known: dict[str, Any] = {"features": math.prod(shape), "image_shape": list(shape) if len(shape) == 3 else None}
+    # a field given in the config has sizes of its own
+    known: dict[str, Any] = {"features": None if tree.get("field") else math.prod(shape), "image_shape": list(shape) if len(shape) == 3 else None}
     if data is not None and data.context_shape is not None and not {"classes", "context_features", "embed"} & set(tree):
         known["classes"] = data.class_count or None
         known["context_features"] = data.context_shape[0] if len(data.context_shape) == 1 and not data.class_count else None

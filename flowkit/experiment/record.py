@@ -33,6 +33,7 @@ class Units:
         loc, scale: raw = x * scale + loc for a standardised table, else None.
         log_det: log|det dx/draw| per row; log-density of a raw row = log-density of x + this.
         levels: of discrete data dequantised to [0, 1), or None.
+        vocabulary: number of tokens 0, 1, ... that data hold as they are, or None.
     """
 
     event_shape: tuple[int, ...]
@@ -41,13 +42,14 @@ class Units:
     scale: tuple[float, ...] | None = None
     log_det: float = 0.0
     levels: int | None = None
+    vocabulary: int | None = None
 
     @classmethod
     def of(cls, data: Dataset) -> Units:
         """The units of a data set."""
         scale = data.scale
         loc, spread = (None, None) if scale is None else (tuple(scale.loc.tolist()), tuple(scale.scale.tolist()))
-        return cls(data.event_shape, data.names, loc, spread, data.log_det_per_row, getattr(data, "levels", None))
+        return cls(data.event_shape, data.names, loc, spread, data.log_det_per_row, getattr(data, "levels", None), getattr(data, "vocabulary", None))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -71,6 +73,10 @@ class Units:
     def raw_log_det(self) -> float:
         """What is added to a log-density when ``restore`` changes the units."""
         return 0.0 if self.scale is None else self.log_det
+
+    def as_pictures(self, x: Tensor) -> Tensor:
+        """Images as they were given, in values from 0 (black) to 1: tokens are divided by the last one."""
+        return x if self.vocabulary is None else x / max(self.vocabulary - 1, 1)
 
     @property
     def is_image(self) -> bool:

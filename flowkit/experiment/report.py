@@ -15,7 +15,7 @@ from flowkit.evaluation import Coverage, LatentNormality
 from flowkit.experiment import _html as html
 from flowkit.experiment._meanings import is_finite, rows_of
 from flowkit.experiment._numbers import duration, p_value, rounded, with_error
-from flowkit.experiment._pictures import as_png, curves, samples_against
+from flowkit.experiment._pictures import as_png, curves, noise_to_data, samples_against
 from flowkit.experiment.evaluate import calibration
 from flowkit.experiment.pieces import as_events
 from flowkit.experiment.record import METRICS, PICTURES, REPORT, Run, read_json, read_run
@@ -56,11 +56,10 @@ class _Page:
         self.metrics: dict[str, Any] = read_json(run.folder / METRICS) or {}
         self.history = _read_history(run.folder / HISTORY)
         self.rows, self.missing, self.train_rows = self._held_out()
-        self.pictures = 0
 
     def text(self) -> str:
         """The document."""
-        parts = [self._header(), self._cards(), self._samples(), self._curves(), self._checks(), self._table(), self._model(), self._again()]
+        parts = [self._header(), self._cards(), self._samples(), self._paths(), self._curves(), self._checks(), self._table(), self._model(), self._again()]
         versions = " · ".join(f"{name} {self.metrics[name]}" for name in ("flowkit", "torch") if name in self.metrics)
         return html.page(f"{self.config.name}: flowkit report", [*(part for part in parts if part), html.footer(versions)])
 
@@ -130,6 +129,17 @@ class _Page:
         title = "Samples against data" if self.rows is not None else "Samples"
         return html.section(title, f"{words} {self.missing}".strip(), self._draw(figure, "samples", words))
 
+    def _paths(self) -> str:
+        drawn = noise_to_data(self.run, self.rows, self.config.seed)
+        if drawn is None:
+            return ""
+        shown, words = drawn
+        title = "From noise to data"
+        if not isinstance(shown, bytes):
+            return html.section(title, words, self._draw(shown, "paths", words))
+        self._keep("paths.gif", shown)
+        return html.section(title, words, html.picture(shown, words, int.from_bytes(shown[6:8], "little")))  # the width in a GIF's head
+
     def _curves(self) -> str:
         figure = curves(self.history)
         if figure is None:
@@ -173,10 +183,13 @@ class _Page:
     def _draw(self, figure: Figure, name: str, alt: str) -> str:
         """A figure in the page, and as a file beside it."""
         content = as_png(figure)
-        self.pictures += 1
-        make_folder(self.run.folder / PICTURES, "report")
-        write_bytes(self.run.folder / PICTURES / f"{name}.png", content)
+        self._keep(f"{name}.png", content)
         return html.picture(content, alt, 96 * figure.get_figwidth())
+
+    def _keep(self, name: str, content: bytes) -> None:
+        """A picture as a file beside the page."""
+        make_folder(self.run.folder / PICTURES, "report")
+        write_bytes(self.run.folder / PICTURES / name, content)
 
 
 def _read_history(path: Path) -> dict[str, list[float]]:

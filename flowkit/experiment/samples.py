@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,16 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import check_temperature
+from flowkit.experiment._bar import bar
+from flowkit.experiment._paths import animation, has_paths, paths_of
 from flowkit.experiment._sample_files import WRITERS, Chunk
-from flowkit.experiment.evaluate import generator_for
+from flowkit.experiment.evaluate import NUMBERS_AT_A_TIME, generator_for, is_slow
 from flowkit.experiment.record import Run
 from flowkit.experiment.yaml_file import parse_yaml
+from flowkit.training.files import write_bytes
 
 NUMBERS_PER_CHUNK = 2**20  # in one chunk, so that memory does not grow with n
-MOST_PICTURES = 10_000
+MOST_PICTURES, MOST_MOVING = 10_000, 5000
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def write_samples(
     """Write n samples and their log-densities to a file, in the units of the data as they were given.
 
     ``.npz`` holds ``x`` (n, *event), ``log_prob`` (n,) and, for a conditional flow, ``context``; ``.csv`` and ``.parquet`` have
-    a column for each number of an event and ``log_prob``; ``.png`` is a grid of pictures. The file appears whole or not at all.
+    a column for each number of an event and ``log_prob``; ``.png`` is a grid of pictures; ``.gif`` shows samples of a continuous flow
+    on their way from noise to data, as many as fit a small file. The file appears whole or not at all.
 
     Args:
         run: whose flow is sampled.
@@ -49,14 +52,17 @@ def write_samples(
         progress: show a bar on standard error when there are several chunks.
 
     Raises:
-        ConfigError: the ending is none of these, the events are no pictures, or a context is missing.
+        ConfigError: the ending is none of these, the events are no pictures, the flow has no paths, or a context is missing.
     """
     path = Path(path)
     check_temperature(temperature, "sample")
     writer = _writer_for(path, run, n)
     _check_contexts(run, contexts)
+    if path.suffix.lower() == ".gif":
+        write_bytes(path, animation(run, paths_of(run, n, seed=seed, contexts=contexts, temperature=temperature)))
+        return Written(path, n)
     size = chunk_size(run)
-    with _bar(n, size, show=progress) as advance, writer(path, run.units, n) as write:
+    with bar("sample", n, show=progress and n > size) as advance, writer(path, run.units, n) as write:
         for chunk in stream(run, n, seed=seed, contexts=contexts, temperature=temperature):
             write(chunk)
             advance(len(chunk.x))
@@ -100,15 +106,16 @@ def context_of(run: Run, text: str) -> Tensor:
 
 def chunk_size(run: Run) -> int:
     """Samples drawn at a time."""
-    return max(1, min(8192, NUMBERS_PER_CHUNK // max(1, math.prod(run.units.event_shape))))
+    most = min(NUMBERS_PER_CHUNK, NUMBERS_AT_A_TIME) if is_slow(run.flow) else NUMBERS_PER_CHUNK
+    return max(1, min(8192, most // max(1, math.prod(run.units.event_shape))))
 
 
 def _writer_for(path: Path, run: Run, n: int) -> Any:
     if n < 1:
         raise ConfigError(f"sample: expected a number of samples n >= 1; got {n}.")
     kind = path.suffix.lower()
-    if kind not in WRITERS:
-        raise ConfigError(f"{path}: cannot write a {kind or 'nameless'} file. Give it one of the endings {', '.join(WRITERS)}.")
+    if kind not in WRITERS and kind != ".gif":
+        raise ConfigError(f"{path}: cannot write a {kind or 'nameless'} file. Give it one of the endings {', '.join((*WRITERS, '.gif'))}.")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it, or choose another path.")
     if path.is_dir():
@@ -119,6 +126,12 @@ def _writer_for(path: Path, run: Run, n: int) -> Any:
             raise ConfigError(f"{path}: .png is for pictures; events here have shape {run.units.event_shape}. Use {others}.")
         if n > MOST_PICTURES:
             raise ConfigError(f"{path}: a grid holds at most {MOST_PICTURES:,} pictures; got n={n}. Use .npz.")
+    if kind == ".gif":
+        if not has_paths(run.flow):
+            raise ConfigError(f"{path}: .gif shows samples on their way from noise; {type(run.flow).__name__} has no paths in time. Use {', '.join(WRITERS)}.")
+        if n > MOST_MOVING:
+            raise ConfigError(f"{path}: an animation holds at most {MOST_MOVING:,} samples; got n={n}. Give a smaller -n.")
+        return None
     return WRITERS[kind]
 
 
@@ -129,17 +142,3 @@ def _check_contexts(run: Run, contexts: Tensor | None) -> None:
         raise ConfigError(f"{run.folder}: the flow is conditional; expected {what} to sample for. Give it with --context.")
     if shape is None and contexts is not None:
         raise ConfigError(f"{run.folder}: the flow takes no context. Leave --context out.")
-
-
-@contextmanager
-def _bar(n: int, size: int, *, show: bool) -> Iterator[Any]:
-    """A bar for more than one chunk; yields a call that takes how many are done."""
-    if not show or n <= size:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(TextColumn("sample"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=n)
-        yield lambda count: bar.advance(task, count)

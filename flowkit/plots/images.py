@@ -24,11 +24,11 @@ def image_grid(samples: Any, real: Any = None, *, columns: int = 8, rows: int = 
         low, high: values drawn as black and as full colour; what lies outside is clipped.
     """
     blocks = [("Samples", samples)] if real is None else [("Real", real), ("Samples", samples)]
-    mosaics = [(title, _mosaic(array(images), columns, rows, low, high)) for title, images in blocks]
-    tallest = max(mosaic.shape[0] / mosaic.shape[1] for _, mosaic in mosaics)
+    mosaics = [(title, mosaic(array(images), columns, rows, low, high)) for title, images in blocks]
+    tallest = max(picture.shape[0] / picture.shape[1] for _, picture in mosaics)
     made = figure(4.2 * len(mosaics), 4.2 * tallest + 0.4, gap=0.06)
-    for axis, (title, mosaic) in zip(made.subplots(1, len(mosaics), squeeze=False)[0], mosaics, strict=True):
-        axis.imshow(mosaic, interpolation="nearest", vmin=0, vmax=1)
+    for axis, (title, picture) in zip(made.subplots(1, len(mosaics), squeeze=False)[0], mosaics, strict=True):
+        axis.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
         dress(axis, title)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -37,7 +37,7 @@ def image_grid(samples: Any, real: Any = None, *, columns: int = 8, rows: int = 
     return made
 
 
-def _mosaic(images: NDArray[np.float64], columns: int, rows: int, low: float, high: float) -> NDArray[np.float64]:
+def mosaic(images: NDArray[np.float64], columns: int, rows: int, low: float, high: float) -> NDArray[np.float64]:
     """(N, C, H, W) -> one (height, width, 3) picture, the images a thin white line apart."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ShapeError(f"image_grid: expected images (N, C, H, W) with 1 or 3 channels; got {images.shape}. Reshape them.")

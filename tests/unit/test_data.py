@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import math
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,12 @@ import torch
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, DataError, UnknownNameError
 from flowkit.core.registry import DATA
-from flowkit.data import UCI, Checkerboard, Dataset, Digits, File, SklearnTable, Split, Table, TwoMoons, _fetch, read_table
+from flowkit.data import CIFAR10, MNIST, UCI, Checkerboard, Dataset, Digits, File, SklearnTable, Split, Table, TwoMoons, _fetch, read_table
 from flowkit.data._fetch import PublicFile, fetch
+from flowkit.data._pixels import dequantized_pixels
 from flowkit.data._tabular import dequantized, split_rows, without_discrete
 from flowkit.data._uci_files import TABLES
+from flowkit.data.cifar10 import _binary
 
 EXAMPLES = [pytest.param(example, id=f"{name}-{label}") for name in DATA for label, example in DATA[name].examples()]
 PLANAR = ["two_moons", "circles", "rings", "checkerboard", "pinwheel", "swiss_roll", "two_spirals", "eight_gaussians"]
@@ -192,6 +197,61 @@ def test_digits_as_images_without_noise() -> None:
     data = Digits(dequantize=False)
     assert data.event_shape == (1, 8, 8)
     torch.testing.assert_close((data.test.x * 17) % 1, torch.full_like(data.test.x, 0.5), atol=1e-4, rtol=0)
+
+
+# -- MNIST, CIFAR-10 --------------------------------------------------------------------------------------------
+
+
+def test_pixels_keep_their_levels_inside_the_open_interval() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(4000)
+    x = dequantized_pixels(pixels, 0, noise=True)
+    assert x.min() > 0 and x.max() < 1
+    assert torch.equal((256 * x).floor(), pixels.float())
+    assert abs(float((256 * x.double()).frac().mean()) - 0.5) < 0.002
+    torch.testing.assert_close(dequantized_pixels(pixels[:256], 0, noise=False) * 256, pixels[:256] + 0.5)
+
+
+def test_mnist_reads_idx_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    contents, whole = {}, {}
+    for name, count in (("t10k", 10), ("train", 30)):
+        pixels, labels = rng.integers(0, 256, (count, 28, 28), np.uint8), rng.integers(0, 10, count, np.uint8)
+        whole[name] = pixels
+        contents[f"{name}-images-idx3-ubyte.gz"] = gzip.compress(np.array([2051, count, 28, 28], ">i4").tobytes() + pixels.tobytes())
+        contents[f"{name}-labels-idx1-ubyte.gz"] = gzip.compress(np.array([2049, count], ">i4").tobytes() + labels.tobytes())
+    monkeypatch.setattr("flowkit.data.mnist.fetch", lambda file, who: contents[file.file])
+    data = MNIST(classes=True, dequantize=False)
+    assert (len(data.train.x), len(data.validation.x), len(data.test.x)) == (27, 3, 10)
+    assert torch.equal((256 * data.test.x[:, 0]).floor(), torch.from_numpy(whole["t10k"]).float())
+    assert data.train.context is not None and len(data.train.context) == 27
+    small = MNIST("test")
+    assert (len(small.train.x), len(small.validation.x), len(small.test.x)) == (8, 1, 1)
+    with pytest.raises(ConfigError, match="'all' or 'test'"):
+        MNIST("half")  # type: ignore[arg-type]
+
+
+def test_cifar10_reads_binary_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    records = rng.integers(0, 256, (60_000, 8), np.uint8).repeat(385, axis=1)[:, :3073]
+    records[:, 0] %= 10
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=1) as archive:
+        for i, name in enumerate([*(f"data_batch_{j}.bin" for j in range(1, 6)), "test_batch.bin"]):
+            content = records[10_000 * i : 10_000 * (i + 1)].tobytes()
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    pixels, labels = _binary(stream.getvalue())
+    assert torch.equal(labels, torch.from_numpy(records[:, 0].astype(np.int64)))
+    assert torch.equal(pixels[-1].flatten(), torch.from_numpy(records[-1, 1:]))
+    assert pixels.shape == (60_000, 3, 32, 32)
+
+
+def test_cifar10_as_jpeg_has_a_thousand_of_each_kind() -> None:
+    data = loaded(CIFAR10("test_jpeg", classes=True))
+    labels = torch.cat([part.context for part in (data.train, data.validation, data.test) if part.context is not None])
+    assert torch.equal(torch.bincount(labels), torch.full((10,), 1000))
+    assert data.event_shape == (3, 32, 32)
 
 
 # -- UCI --------------------------------------------------------------------------------------------------------
