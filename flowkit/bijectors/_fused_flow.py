@@ -43,6 +43,9 @@ def fused_transport(bijector: Any, rows: Rows, context: Context, times: Tensor, 
         return None
     place, tally, counts = mlp_trajectory(*args)
     nfe, accepted, rejected, status = counts.unbind(1)
-    if may_raise(rows.value) and bool((status != DONE).any()):
+    if not may_raise(rows.value):
+        done = status == DONE
+        place, tally = torch.where(done.unsqueeze(1), place, float("nan")), torch.where(done, tally, float("nan"))
+    elif bool((status != DONE).any()):
         return None  # the plain solver fails in the same place and can say when
     return place, tally, Stats(nfe, accepted, rejected, torch.zeros_like(nfe), status, torch.full_like(tally, float("nan")))
