@@ -42,6 +42,11 @@ class ManifoldMap(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self.carried(x, context, 1.0, 0.0)
 
+    def move(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Where points go, without the divergence."""
+        value, context = self._prepare(value, context, inverse)
+        return self.carried(value, context, *((1.0, 0.0) if inverse else (0.0, 1.0)), log_det=False).x
+
     def carried(self, x: Tensor, context: Context, start: float = 0.0, end: float = 1.0, *, log_det: bool = True) -> Transported:
         """Points carried from one time to another; a part of the whole time takes its share of the steps."""
         rows = Rows(x, self.manifold.event_shape, context, self.context_shape)

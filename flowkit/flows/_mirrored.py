@@ -12,7 +12,7 @@ from flowkit.bijectors import Continuous
 from flowkit.bijectors._augmented import Transport
 from flowkit.core.domain._reflection import Reflection
 from flowkit.core.domain.domain import Domain
-from flowkit.core.shapes import Context
+from flowkit.core.shapes import Context, mask_event
 from flowkit.core.vector_field import VectorField
 from flowkit.numerics.ode import Solution, solve
 from flowkit.numerics.ode.failures import DONE, NOT_FINITE
@@ -99,6 +99,13 @@ class Mirrored(Continuous):
         super().__init__(field, **options)
         self.walls, self.rule = domain, rule
 
+    def like(self, other: Continuous) -> Mirrored:
+        """The field, options and time span of another continuous map within these walls."""
+        names = ("divergence", "solver", "steps", "rtol", "atol", "adjoint", "probes", "max_steps", "duration")
+        made = Mirrored(other.field, self.walls, self.rule, **{name: getattr(other, name) for name in names})
+        made.time_span, made.training = other.time_span, other.training
+        return made
+
     @property
     def domain(self) -> Domain:
         return self.walls
@@ -112,38 +119,51 @@ class Mirrored(Continuous):
         return super().transport(value, context, boundary=self.rule if boundary is None else boundary, **options)
 
     def _solved(self, slopes: Any, state: tuple[Tensor, ...], ends: Any, constants: tuple[Tensor, ...], controlled: int, boundary: Any) -> Solution:
-        """Solve; rows that meet a wall under error control are solved again in a few fixed steps.
+        """Solve; rows that meet a wall under error control are solved again in a few fixed steps over the whole time.
 
         Where the field pushes against a wall the mirrored velocity jumps with the place, and the end of a mirrored step is off by O(h)
-        whatever the method: error control would take steps without end, and small ones heap samples up at the wall.
+        whatever the method: error control would take steps without end, and small ones heap samples up at the wall. So times between
+        the ends change no steps: such rows are interpolated there.
         """
-        if self.steps is not None or len(ends) != 2 or isinstance(boundary, Passing) or isinstance(getattr(boundary, "rule", None), Passing):
+        if self.steps is not None or isinstance(boundary, Passing) or isinstance(getattr(boundary, "rule", None), Passing):
             return super()._solved(slopes, state, ends, constants, controlled, boundary)
         options: dict[str, Any] = {"adjoint": self.adjoint, "params": self.field, "boundary": boundary, "per_sample": True}
-        chosen: dict[str, Any] = {"method": self.solver, "rtol": self.rtol, "atol": self.atol, **options}
-        made = solve(slopes, state, ends, args=constants, max_steps=min(ATTEMPTS, self.max_steps), on_failure="partial", **chosen)
+        smallest = 10 * torch.finfo(state[0].dtype).eps
+        atol = tuple(max(self.atol, smallest) if i < controlled else float("inf") for i in range(len(state)))
+        chosen: dict[str, Any] = {"method": self.solver, "rtol": self.rtol, "atol": atol, **options}
+        made = solve(slopes, state, ends, args=constants, max_steps=min(ATTEMPTS + len(ends), self.max_steps), on_failure="partial", **chosen)
         met, failed = made.stats.hits > 0, made.stats.status != DONE
         broken = made.stats.status == NOT_FINITE
         if not bool((met | failed).any()):
             return made
-        fixed = {**options, "method": WALL_METHOD, "steps": WALL_STEPS}
-        for rows, choice in ((failed & (~met | broken), {**chosen, "max_steps": self.max_steps}), (met & ~broken, fixed)):
+        times = torch.as_tensor(ends, dtype=state[0].dtype, device=state[0].device)
+        grid = torch.lerp(times[0], times[-1], torch.linspace(0, 1, WALL_STEPS + 1, dtype=times.dtype, device=times.device))
+        fixed = {**options, "method": WALL_METHOD, "steps": 1}
+        for rows, stops, choice in ((failed & (~met | broken), times, {**chosen, "max_steps": self.max_steps}), (met & ~broken, grid, fixed)):
             left = rows.nonzero().squeeze(1)
             if len(left):
-                part = solve(slopes, tuple(member[left] for member in state), ends, args=tuple(c[left] for c in constants), **choice)
-                made = _replaced(made, left, part)
+                part = solve(slopes, tuple(member[left] for member in state), stops, args=tuple(c[left] for c in constants), **choice)
+                made = _replaced(made, left, part, part.ys if stops is times else self._between(part.ys, times))
         return made
 
+    def _between(self, ys: tuple[Tensor, ...], times: Tensor) -> tuple[Tensor, ...]:
+        """States at equidistant times, (WALL_STEPS + 1, R, ...), taken along straight lines to those asked for, (T, R, ...)."""
+        place = (times - times[0]) / (times[-1] - times[0]) * WALL_STEPS
+        before = place.detach().floor().clamp(0, WALL_STEPS - 1).long()
+        found = [torch.lerp(y[before], y[before + 1], mask_event((place - before).to(y), y.dim() - 1)) for y in ys]
+        found[0] = self.walls.project(found[0])  # type: ignore[operator]  # a chord is inside up to rounding
+        return tuple(found)
 
-def _replaced(made: Solution, left: Tensor, part: Solution) -> Solution:
-    """A solution with the ends of some rows replaced, their hits and status too; the work is added."""
+
+def _replaced(made: Solution, left: Tensor, part: Solution, found: tuple[Tensor, ...]) -> Solution:
+    """A solution with some rows replaced by those found, their hits and status too; the work is added."""
     stats, new = made.stats, part.stats
     for name in ("nfe", "accepted", "rejected"):
         setattr(stats, name, getattr(stats, name).index_add(0, left, getattr(new, name)))
     stats.status = stats.status.index_copy(0, left, new.status)
     # a row that met a wall once is known by it, also where the coarser steps end on this side of it
     stats.hits = stats.hits.index_copy(0, left, torch.maximum(new.hits, stats.hits[left].clamp(max=1)))
-    ys = tuple(torch.stack([whole[0], whole[-1].index_copy(0, left, new[-1])]) for whole, new in zip(made.ys, part.ys, strict=True))
+    ys = tuple(whole.index_copy(1, left, new) for whole, new in zip(made.ys, found, strict=True))
     return Solution(ys, made.ts, made.stats)
 
 

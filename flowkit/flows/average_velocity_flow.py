@@ -13,7 +13,7 @@ from flowkit.core.errors import ConfigError
 from flowkit.core.registry import FLOWS
 from flowkit.core.shapes import Context, flag, positive, positive_sizes
 from flowkit.core.vector_field import VectorField
-from flowkit.flows._conditioning import CLASS_FEATURES
+from flowkit.flows._conditioning import conditioning
 from flowkit.flows.continuous_flow import ContinuousFlow
 
 
@@ -51,9 +51,9 @@ class AverageVelocityFlow(ContinuousFlow):
         **options: Any,
     ) -> None:
         if field is None and features is not None:
-            size = CLASS_FEATURES if options.get("classes") else context_features
-            hidden = positive_sizes(hidden, "AverageVelocityFlow", "hidden")
-            field = AverageVelocityField(positive(features, "AverageVelocityFlow", "features"), hidden, activation=activation, context_features=size)
+            seen = conditioning("AverageVelocityFlow", context_features, options.get("classes", 0), options.get("context_shape"), options.get("embed"))
+            features, hidden = positive(features, "AverageVelocityFlow", "features"), positive_sizes(hidden, "AverageVelocityFlow", "hidden")
+            field = AverageVelocityField(features, hidden, activation=activation, context_features=seen.features)
         if field is not None and not hasattr(field, "average_velocity"):
             raise ConfigError(f"AverageVelocityFlow: expected a field with average_velocity(); got {type(field).__name__}. Use AverageVelocityField.")
         super().__init__(features, context_features, hidden, field=field, activation=activation, **options)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from flowkit.continuous import MLPField
+from flowkit.continuous import GuidedField, MLPField
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import FLOWS
 from flowkit.core.shapes import Context, positive, positive_sizes
 from flowkit.core.vector_field import VectorField
 from flowkit.distributions import StandardNormal
-from flowkit.flows._conditioning import CLASS_FEATURES
+from flowkit.flows._conditioning import conditioning
 from flowkit.flows._langevin_path import NoiseLevel, StochasticPath
 from flowkit.flows.continuous_flow import ContinuousFlow
 from flowkit.objectives._interpolant import Gamma, Interpolant
@@ -69,8 +70,9 @@ class InterpolantFlow(ContinuousFlow):
         if interpolant.one_sided and noise_field is not None:
             raise ConfigError("InterpolantFlow: one_sided has the score from its velocity; leave noise_field out.")
         if features is not None and noise_field is None and not interpolant.one_sided:
-            size, hidden = CLASS_FEATURES if options.get("classes") else context_features, positive_sizes(hidden, "InterpolantFlow", "hidden")
-            noise_field = MLPField(positive(features, "InterpolantFlow", "features"), hidden, activation=activation, context_features=size)
+            seen = conditioning("InterpolantFlow", context_features, options.get("classes", 0), options.get("context_shape"), options.get("embed"))
+            features, hidden = positive(features, "InterpolantFlow", "features"), positive_sizes(hidden, "InterpolantFlow", "hidden")
+            noise_field = MLPField(features, hidden, activation=activation, context_features=seen.features)
         if noise_field is None and not interpolant.one_sided:
             raise ConfigError("InterpolantFlow: expected features=, or noise_field= beside field=; got neither.")
         super().__init__(features, context_features, hidden, field=field, activation=activation, **options)
@@ -140,6 +142,15 @@ class InterpolantFlow(ContinuousFlow):
     def _path(self, noise: Any, context: Context, generator: torch.Generator | None, call: str) -> StochasticPath:
         level = NoiseLevel(self.interpolant, noise, f"{self.who}.{call}")
         return StochasticPath(self.field, self.denoiser, level, context, generator)
+
+    def _changed(self, field: VectorField, options: dict[str, Any]) -> ContinuousFlow:
+        """As the parent's; under guidance the second field is guided alike, so that the SDE has the marginals of the guided ODE's fields."""
+        changed = super()._changed(field, options)
+        if isinstance(field, GuidedField) and field is not self.field and self.noise_field is not None:
+            noise = copy.copy(field)
+            noise._modules = {**field._modules, "field": self.noise_field}
+            changed.noise_field = noise
+        return changed
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, InterpolantFlow]]:

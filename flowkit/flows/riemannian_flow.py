@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.continuous import TangentField
+from flowkit.continuous import GuidedField, TangentField
 from flowkit.core.checks import may_raise
 from flowkit.core.distribution import Distribution
 from flowkit.core.domain import SO3, Manifold, Sphere, Torus
@@ -141,22 +141,6 @@ class RiemannianFlow(Flow):
             self.manifold.check(x, f"{self.who}.endpoint")
         return x
 
-    def rsample(
-        self,
-        shape: int | tuple[int, ...] = (),
-        context: Context = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Samples (*shape, *Bc, *event), differentiable in the parameters; with equal steps no divergence is evaluated."""
-        z, context = self._draw_latent(shape, context, generator, temperature)
-        # under error control the divergence has a part in the steps, and the same noise is to give the same sample everywhere
-        return self._map.carried(z, self._context_for(self._map, context), log_det=self.steps is None).x
-
-    def to_data(self, z: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> Tensor:
-        self._check_values(z, self.event_shape, "to_data")
-        return self._map.carried(z, self._context_for(self._map, self.embed_context(context)), log_det=False).x
-
     def path(self, z: Tensor, times: Tensor | Sequence[float], context: Context = None) -> Tensor:
         """Places along the way: z (*B, *event) at times[0] and the times (T,) -> (T, *B, *event)."""
         self._check_values(z, self.event_shape, "path")
@@ -177,16 +161,39 @@ class RiemannianFlow(Flow):
             raise ConfigError(f"{self.who}.with_solver: expected some of {', '.join(known)}; got {unknown[0]!r}.")
         wanted = {name: options.get(name, getattr(self, name)) for name in known}
         check_scheme(wanted["solver"], wanted["steps"], f"{self.who}.with_solver")
-        changed = copy.copy(self)
-        changed._modules = dict(self._modules)
+        changed = self._changed(self.field, wanted)
         for name, value in wanted.items():
             setattr(changed, name, value)
-        changed.bijector = ManifoldMap(self.field, self.manifold, **wanted).train(self.training)
+        return changed
+
+    def guided(self, scale: float) -> RiemannianFlow:
+        """A flow that shares the weights, its velocity u_null + scale (u_context - u_null): classifier-free guidance.
+
+        Tangent vectors of one point are a linear space, so that this velocity is tangent too. With ``classes`` the vector of "no class"
+        is taken as it is now: call this again after further training.
+
+        Args:
+            scale: 1 leaves the conditional field as it is, 0 forgets the context, above 1 follows it more closely than the data do.
+
+        Reference: Ho and Salimans (2022), Classifier-free diffusion guidance, arXiv:2207.12598.
+        """
+        if self.context_shape is None:
+            raise ConfigError(f"{self.who}.guided: expected a flow with a context; this one has none. Build it with classes= or context_features=.")
+        null = None
+        if self.class_embedding is not None:
+            null = self.class_embedding(torch.tensor(-1, device=next(self.class_embedding.parameters()).device)).detach()
+        return self._changed(GuidedField(self.field, scale, null=null), {name: getattr(self, name) for name in ("solver", "steps", "rtol", "atol")})
+
+    def _changed(self, field: VectorField, options: dict[str, Any]) -> RiemannianFlow:
+        changed = copy.copy(self)
+        changed._modules = dict(self._modules)
+        changed.bijector = ManifoldMap(field, self.manifold, **options)
+        changed.bijector.training = self.training  # not .train(), which would reach the shared field
         return changed
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, RiemannianFlow]]:
         yield "sphere", cls(Sphere(2), (8, 8), steps=24)
         yield "torus_conditional", cls(Torus(2), (8,), 3, steps=24)
-        yield "rotations_classes", cls(SO3(), (8,), steps=24, classes=3)
+        yield "rotations_classes", cls(SO3(), (8,), steps=40, classes=3)
         yield "error_control", cls(Sphere(2), (8,), 2, solver="dopri5", steps=None, rtol=1e-8, atol=1e-8)

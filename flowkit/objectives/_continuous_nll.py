@@ -21,6 +21,7 @@ class Followed(NamedTuple):
         latent: where it arrives (B, *event); integrals: of the costs (B, m) or None.
         probes: of the divergence's estimate, or None; context: embedded.
         evaluations: of the field, mean over the samples.
+        span: the time that it was followed for, ().
     """
 
     log_prob: Tensor
@@ -29,6 +30,7 @@ class Followed(NamedTuple):
     probes: Tensor | None
     context: Any
     evaluations: Tensor
+    span: Tensor
 
 
 def check_continuous(model: nn.Module, who: str) -> Any:
@@ -53,4 +55,4 @@ def follow(model: Any, batch: Batch, costs: PathCosts, span: Tensor | None, gene
     value, change = (moved.value, moved.log_det) if times is None else (moved.value[-1], moved.log_det[-1])
     log_prob = model.base.log_prob(value, context if model.base.context_shape is not None else None) + change + log_det
     evaluations = torch.as_tensor(moved.stats.nfe, dtype=torch.float32).mean()
-    return Followed(log_prob, value, moved.integrals, moved.probes, context, evaluations)
+    return Followed(log_prob, value, moved.integrals, moved.probes, context, evaluations, bijector.time_span if span is None else span)

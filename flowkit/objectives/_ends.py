@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.checks import may_raise
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError
 from flowkit.core.objective import Batch
@@ -27,16 +28,22 @@ class Ends(NamedTuple):
 
 
 def continuous_flow(model: nn.Module, who: str, *, needs: str = "velocity", build: str = "flows.ContinuousFlow") -> Any:
-    """The model, once it is seen to be a continuous flow whose field has the method that is needed.
+    """The model, once it is seen to be a continuous flow over times 0 to 1 whose field has the method that is needed.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not; its time span is another (a learned span is looked at eagerly on the CPU).
     """
     field = getattr(model, "field", None)
     if not (isinstance(field, VectorField) and hasattr(model, "endpoint") and isinstance(getattr(model, "base", None), Distribution)):
         raise ConfigError(f"{who}: expected a continuous flow, with field, base and endpoint(); got {type(model).__name__}. Use {build}.")
     if not hasattr(field, needs):
         raise ConfigError(f"{who}: expected a field with {needs}(); got {type(field).__name__}. Use {build}.")
+    bijector = getattr(model, "bijector", None)
+    time_span = getattr(bijector, "time_span", None)
+    if time_span is not None:
+        duration = float(time_span) if may_raise(time_span) else bijector.duration  # type: ignore[union-attr]
+        if duration != 1:
+            raise ConfigError(f"{who}: expected a flow of duration 1, as paths run from t = 0 to 1; got {duration:.6g}. Use ContinuousLikelihood there.")
     return model
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import mask_event
 from flowkit.objectives._ends import map_parts
 
@@ -46,6 +47,27 @@ def without_context(flow: Any, context: Any, dropped: Tensor) -> Any:
     if not any(part.is_floating_point() for part in parts):
         return embedded
     return map_parts(embedded, lambda part: emptied(part, 0) if part.is_floating_point() else part)
+
+
+def checked_share(label_drop: float, who: str) -> float:
+    """The probability of an absent context, seen to be a number in [0, 1)."""
+    if isinstance(label_drop, bool) or not isinstance(label_drop, int | float) or not 0 <= label_drop < 1:
+        raise ConfigError(f"{who}: expected label_drop in [0, 1); got {label_drop!r}.")
+    return label_drop
+
+
+def seen_context(objective: Any, flow: Any, context: Any, rows: Tensor, generator: torch.Generator | None) -> Any:
+    """The embedded context as an objective is to see it: while it trains absent in its share ``label_drop`` of the rows, else complete.
+
+    Raises:
+        ConfigError: there is a share, but no context.
+    """
+    if objective.label_drop and context is None:
+        who = type(objective).__name__
+        raise ConfigError(f"{who}: label_drop needs a context to drop; the batch has none. Pass (x, context), or label_drop=0.")
+    if not (objective.label_drop and objective.training):
+        return flow.embed_context(context)
+    return without_context(flow, context, draw_dropped(rows, objective.label_drop, generator))
 
 
 def drop_contexts(flow: Any, context: Any, share: float, rows: Tensor, generator: torch.Generator | None) -> Dropped:

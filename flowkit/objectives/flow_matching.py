@@ -20,7 +20,7 @@ from flowkit.core.registry import OBJECTIVES
 from flowkit.core.shapes import positive_number
 from flowkit.numerics.schedules import Quantity, described, margin, velocity_weights
 from flowkit.objectives._ends import base_draws, batch_mean, continuous_flow, map_parts
-from flowkit.objectives._label_drop import draw_dropped, without_context
+from flowkit.objectives._label_drop import checked_share, seen_context
 from flowkit.objectives._pairings import DEFAULT_REG, Pairing
 from flowkit.objectives._paths import Path
 from flowkit.objectives._times import TimeLaw
@@ -83,8 +83,7 @@ class FlowMatching(Objective):
         self.pairing, self.path, self.sigma, self.time, self.label_drop, self.weight = pairing, path, sigma, time, label_drop, weight
         if not _is_number(sigma) or not 0 <= sigma < math.inf:
             raise ConfigError(f"FlowMatching: expected a finite sigma >= 0; got {sigma!r}.")
-        if not _is_number(label_drop) or not 0 <= label_drop < 1:
-            raise ConfigError(f"FlowMatching: expected label_drop in [0, 1); got {label_drop!r}.")
+        checked_share(label_drop, "FlowMatching")
         self._path = Path.of(path, float(sigma), "FlowMatching")
         self._pairing = Pairing.of(pairing, "FlowMatching", reg=DEFAULT_REG if self._path.schedule is not None else 2 * float(sigma) ** 2)
         self._time = TimeLaw.of(time, "FlowMatching")
@@ -100,7 +99,7 @@ class FlowMatching(Objective):
         noise = torch.randn(x1.shape, generator=generator, dtype=x1.dtype, device=x1.device) if self._path.sigma else None
         x, velocity = self._path.at(t, x0, x1, noise)
         call = flow.field.velocity if predicted_quantity == "velocity" else flow.field.prediction
-        predicted = call(t, x, self._context(flow, context, x1, generator))
+        predicted = call(t, x, seen_context(self, flow, context, x1, generator))
         target = velocity if predicted_quantity == "velocity" else self._target(predicted_quantity, t, x0, x1)
         if weight is None and self._weight in (None, predicted_quantity):
             return Loss(functional.mse_loss(predicted, target))
@@ -137,14 +136,6 @@ class FlowMatching(Objective):
             raise ShapeError(f"FlowMatching: expected extra['source'] of shape {tuple(x1.shape)}, as the data in field space; got {tuple(source.shape)}.")
         _check_finite(source, "extra['source']")
         return source.to(x1)
-
-    def _context(self, flow: Any, context: Any, rows: Tensor, generator: torch.Generator | None) -> Any:
-        """The embedded context, dropped in some rows."""
-        if not self.label_drop:
-            return flow.embed_context(context)
-        if context is None:
-            raise ConfigError("FlowMatching: label_drop needs a context to drop; the batch has none. Pass (x, context), or label_drop=0.")
-        return without_context(flow, context, draw_dropped(rows, self.label_drop, generator))
 
     def _predicted(self, field: Any) -> Quantity:
         """What the field predicts, once it is seen to fit the path."""

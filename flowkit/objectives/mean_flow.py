@@ -92,7 +92,7 @@ class MeanFlow(Objective):
         if self.guided and batch.context is None:
             raise ConfigError("MeanFlow: guidance needs a context; got none. Build the flow with classes= or context_features=, or leave guidance=1, mix=0.")
         share = (0.1 if self.guided else 0.0) if self.label_drop is None else self.label_drop
-        contexts = drop_contexts(flow, batch.context, share, ends.x1, generator)
+        contexts = drop_contexts(flow, batch.context, share if self.training else 0.0, ends.x1, generator)
         t, r, apart = self._times(ends.x1, generator)
         x = on_line(t, ends)
         with torch.no_grad():

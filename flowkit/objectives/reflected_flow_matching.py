@@ -18,7 +18,7 @@ from flowkit.core.objective import Batch, Loss, Objective
 from flowkit.core.registry import OBJECTIVES
 from flowkit.core.shapes import unify
 from flowkit.objectives._ends import batch_mean, continuous_flow, ends_of, on_line, squares, uniform_times
-from flowkit.objectives._label_drop import drop_contexts
+from flowkit.objectives._label_drop import checked_share, seen_context
 
 
 @OBJECTIVES.register("reflected_flow_matching")
@@ -53,9 +53,7 @@ class ReflectedFlowMatching(Objective):
         super().__init__()
         if domain is not None:
             require_reflection(domain, "ReflectedFlowMatching")
-        if not 0 <= label_drop < 1:
-            raise ConfigError(f"ReflectedFlowMatching: expected 0 <= label_drop < 1; got {label_drop!r}.")
-        self.domain, self.label_drop = domain, label_drop
+        self.domain, self.label_drop = domain, checked_share(label_drop, "ReflectedFlowMatching")
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
         who = "ReflectedFlowMatching"
@@ -66,7 +64,7 @@ class ReflectedFlowMatching(Objective):
         ends = ends_of(flow, batch, generator, who)
         if domain is not flow.domain and may_raise(ends.x0):
             check_inside(domain, ends.x0, f"{who}, draws of the prior")
-        context = drop_contexts(flow, batch.context, self.label_drop, ends.x1, generator).seen if self.label_drop else flow.embed_context(batch.context)
+        context = seen_context(self, flow, batch.context, ends.x1, generator)
         t = uniform_times(ends.x1, generator)
         error = squares(flow.field.velocity(t, on_line(t, ends), context) - (ends.x1 - ends.x0))
         value = batch_mean(error, batch) / ends.x1[0].numel()

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from flowkit.core.build import build
+from flowkit.core.checks import may_raise
+from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
 from flowkit.core.objective import Batch, Loss, Objective
@@ -102,6 +104,8 @@ class Reflow(Objective):
         if type(mine) is not type(other) or mine.event_shape != other.event_shape:
             laws = f"the teacher's base is {type(mine).__name__}{mine.event_shape}, the model's {type(other).__name__}{other.event_shape}"
             raise ConfigError(f"Reflow: {laws}; they must be one law. Start the model as a copy of the teacher.")
+        if not _same_law(mine, other):
+            raise ConfigError("Reflow: the model's base is another law than the teacher's. Start the model as a copy of the teacher, with a base that stays.")
         if self.teacher.context_shape is not None and batch.context is None:
             raise ConfigError("Reflow: the teacher is conditional and the batch has no context. Pass a source of (x, context) to fit.")
 
@@ -113,3 +117,11 @@ class Reflow(Objective):
         context = torch.linspace(-1, 1, 64)[:, None]
         conditional, x = {"context_features": 1}, torch.zeros(64, 2)
         yield "distilled_conditional", cls(build(teacher | conditional, Flow), distill=2), build(flow | conditional, Flow), Batch(x, context)
+
+
+def _same_law(one: Distribution, other: Distribution) -> bool:
+    """Whether two distributions say the same of themselves and, where values may be looked at, hold the same numbers."""
+    mine, yours = one.state_dict(), other.state_dict()
+    if repr(one) != repr(other) or mine.keys() != yours.keys():
+        return False
+    return all(torch.equal(mine[name].to(yours[name]), yours[name]) for name in mine if may_raise(yours[name]))

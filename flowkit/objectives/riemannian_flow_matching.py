@@ -16,6 +16,7 @@ from flowkit.core.objective import Batch, Loss, Objective
 from flowkit.core.registry import OBJECTIVES
 from flowkit.numerics.assignment import assign
 from flowkit.objectives._ends import base_draws, batch_mean, continuous_flow, uniform_times
+from flowkit.objectives._label_drop import checked_share, seen_context
 
 Pairing = Literal["independent", "ot"]
 
@@ -32,9 +33,10 @@ class RiemannianFlowMatching(Objective):
     Args:
         pairing: "independent", or "ot": the noise of a batch is permuted so that the sum of squared geodesic distances is least, a
             linear assignment of cost O(B^3). It ignores contexts: in small batches a conditional flow is biased by it.
+        label_drop: share of the rows trained without their context, for classifier-free guidance (``flow.guided(scale)``).
 
     Raises:
-        DomainError: data off the manifold, from ``model.endpoint``.
+        DomainError: data off the manifold, from ``model.endpoint``. ConfigError: labels to drop without a context.
 
     Reference: Chen and Lipman (2024), Flow matching on general geometries, arXiv:2302.03660, algorithm 1; Tong et al. (2024), Improving and
     generalizing flow-based generative models with minibatch optimal transport, arXiv:2302.00482, for the pairing.
@@ -42,11 +44,11 @@ class RiemannianFlowMatching(Objective):
 
     requires = frozenset({"data"})
 
-    def __init__(self, pairing: Pairing = "independent") -> None:
+    def __init__(self, pairing: Pairing = "independent", *, label_drop: float = 0.0) -> None:
         super().__init__()
         if pairing not in get_args(Pairing):
             raise ConfigError(f"RiemannianFlowMatching: expected pairing to be one of {', '.join(get_args(Pairing))}; got {pairing!r}.")
-        self.pairing = pairing
+        self.pairing, self.label_drop = pairing, checked_share(label_drop, "RiemannianFlowMatching")
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
         flow = continuous_flow(model, "RiemannianFlowMatching", build="flows.RiemannianFlow")
@@ -61,7 +63,7 @@ class RiemannianFlowMatching(Objective):
             x0 = x0[nearest_permutation(manifold, x0, x1)]
         t = uniform_times(x1, generator)
         place, wanted = manifold.geodesic_with_velocity(x0, x1, t)
-        velocity = flow.field.velocity(t, place, flow.embed_context(batch.context))
+        velocity = flow.field.velocity(t, place, seen_context(self, flow, batch.context, x1, generator))
         value = batch_mean(manifold.squared_norm(place, velocity - wanted), batch)
         return Loss(value, {"mse": value.detach()})
 

@@ -16,6 +16,7 @@ from flowkit.core.registry import OBJECTIVES, registered_name
 from flowkit.core.shapes import flag
 from flowkit.objectives._ends import Ends, batch_mean, continuous_flow, ends_of, over_event, uniform_times
 from flowkit.objectives._interpolant import Gamma, Interpolant
+from flowkit.objectives._label_drop import checked_share, seen_context
 
 MARGIN = 1e-4  # times stay this far from 0 and 1, where d gamma / dt or 1 / gamma may be infinite
 
@@ -37,6 +38,7 @@ class StochasticInterpolant(Objective):
         gamma: "brownian" sqrt(scale t (1 - t)), "sine" sqrt(scale) sin^2(pi t), or "one_sided": x_t = t x1 + (1 - t) x0 with x0 normal.
         scale: > 0.
         antithetic: use z and -z.
+        label_drop: share of the rows trained without their context, for classifier-free guidance (``flow.guided(scale)``).
 
     Raises:
         ConfigError: the model is no continuous flow, is of another interpolant, or one-sided with a base that is not standard normal.
@@ -47,15 +49,17 @@ class StochasticInterpolant(Objective):
 
     requires = frozenset({"data"})
 
-    def __init__(self, *, gamma: Gamma = "brownian", scale: float = 1.0, antithetic: bool = True) -> None:
+    def __init__(self, *, gamma: Gamma = "brownian", scale: float = 1.0, antithetic: bool = True, label_drop: float = 0.0) -> None:
         super().__init__()
+        self.label_drop = checked_share(label_drop, "StochasticInterpolant")
         self.interpolant = Interpolant.checked(gamma, scale, "StochasticInterpolant")
         self.gamma, self.scale, self.antithetic = self.interpolant.gamma, self.interpolant.scale, flag(antithetic, "StochasticInterpolant", "antithetic")
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
         flow = continuous_flow(model, "StochasticInterpolant", build="flows.InterpolantFlow")
         self._check(flow)
-        ends, context = ends_of(flow, batch, generator, "StochasticInterpolant"), flow.embed_context(batch.context)
+        ends = ends_of(flow, batch, generator, "StochasticInterpolant")
+        context = seen_context(self, flow, batch.context, ends.x1, generator)
         t = MARGIN + (1 - 2 * MARGIN) * uniform_times(ends.x1, generator)
         z = ends.x0 if self.interpolant.one_sided else torch.randn(ends.x1.shape, generator=generator, dtype=ends.x1.dtype, device=ends.x1.device)
         each = self.velocity_loss(flow.field, t, ends, z, context)

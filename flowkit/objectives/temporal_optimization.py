@@ -30,7 +30,8 @@ class TemporalOptimization(ContinuousLikelihood):
 
     with ``score`` the base's. Then T <- clip(T - clip(lr g, +-clip), bounds). At a good fit E[z . f - div f] = 0 whatever the field
     (Stein's identity), so the costs and alpha decide T; and (v, T) is the same flow as v / c over c T, so a smaller T alone does not
-    save evaluations. Treat it as an experiment.
+    save evaluations. Treat it as an experiment. T wanders from step to step: ``use_average(flow)`` after training sets it to its mean over
+    some 10 steps, at which evaluate. With STEER, g is the derivative at the span drawn, an unbiased one of the loss averaged over spans.
 
     Args:
         alpha: cost of time, added as alpha T.
@@ -38,7 +39,7 @@ class TemporalOptimization(ContinuousLikelihood):
         bounds: smallest and largest T.
         warmup: steps before T moves; every: T moves on every so many steps.
         mode: "coordinate"; "joint" moves T by the optimiser of the weights; "off".
-        kinetic, jacobian, hjb, nll_weight, steer: see ``ContinuousLikelihood``; STEER acts on the weights' steps only.
+        kinetic, jacobian, hjb, nll_weight, steer: see ``ContinuousLikelihood``.
 
     Reference: Du et al. (2022), TO-FLOW: efficient continuous normalizing flows with temporal optimization adjoint with moving speed,
     arXiv:2203.14335; the gradient is derived in the module.
@@ -89,18 +90,18 @@ class TemporalOptimization(ContinuousLikelihood):
         value, terms = loss.value + self.alpha * span, {**loss.terms, "duration": span.detach().clone()}
         if self.mode != "off" and self.training:
             with torch.no_grad():
-                g = self.time_gradient(own, followed)
+                g = self.time_gradient(own, followed, batch.extra.get("weight"))
             self.gradient.copy_(g)
             terms["duration_gradient"] = g
             if self.mode == "joint":  # of value zero, of gradient g
                 value = value + g * (self.shift - self.shift.detach())
         return Loss(value, terms)
 
-    def time_gradient(self, model: Any, followed: Followed) -> Tensor:
-        """dJ/dT on a batch that was followed over the whole span: ()."""
+    def time_gradient(self, model: Any, followed: Followed, weight: Tensor | None = None) -> Tensor:
+        """dJ/dT at the span T that a batch was followed for, its rows weighted (B) as in the loss: ()."""
         bijector, z = model.bijector, followed.latent.detach()
         field, context = bijector.field, followed.context
-        t = (1 - bijector.time_span).to(z.dtype)
+        t = (1 - followed.span).to(z.dtype)
         mode = choose("hutchinson" if self.jacobian else bijector.divergence, field, z[0].numel(), True)
         rank, products = len(field.event_shape), None
         if self.jacobian:
@@ -115,11 +116,17 @@ class TemporalOptimization(ContinuousLikelihood):
             score = torch.autograd.grad(log_prob.sum(), point)[0]
         # NLL = -log p(z) - int_0^T div f ds with f = -v at time 1 - s from the data, so dz/dT = f(z)
         rate = (score * v).flatten(1).sum(1) + divergence
-        total = self.nll_weight * rate.mean() + self.alpha
+        each = self.nll_weight * rate
         if self.costs.names:
             costs = self.costs.at(field, t, z, context, v, products)
-            total = total + (costs * costs.new_tensor(self.costs.weights)).sum(-1).mean()
-        return total.to(self.gradient.dtype)
+            each = each + (costs * costs.new_tensor(self.costs.weights)).sum(-1)
+        return ((each if weight is None else weight * each).mean() + self.alpha).to(self.gradient.dtype)
+
+    @torch.no_grad()
+    def use_average(self, model: Any) -> None:
+        """Set the flow's span to the average of the T of some last 10 steps, for evaluation; nothing before the first step."""
+        span: Tensor = model.bijector.time_span
+        span.copy_(torch.where(torch.isnan(self.average), span, self.average.to(span)))
 
     def on_step_end(self, model: nn.Module, step: int) -> None:
         """Move T, within its bounds."""
@@ -132,7 +139,7 @@ class TemporalOptimization(ContinuousLikelihood):
                 self.shift.zero_()
         elif self.mode == "coordinate" and int(self.steps_seen) > self.warmup and int(self.steps_seen) % self.every == 0:
             span.sub_((self.lr * self.gradient).clamp(-self.clip, self.clip).to(span)).clamp_(*self.bounds)
-        self.average.copy_(torch.where(torch.isnan(self.average), span, torch.lerp(self.average, span.to(self.average), 0.01)))
+        self.average.copy_(torch.where(torch.isnan(self.average), span, torch.lerp(self.average, span.to(self.average), 0.1)))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, TemporalOptimization, nn.Module, Batch]]:

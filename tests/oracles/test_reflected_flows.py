@@ -161,7 +161,7 @@ def test_guidance() -> None:
     flow = ReflectedFlow(Box(-1.0, 1.0, 2), (16,), classes=3, solver="euler", steps=8)
     label, none = torch.tensor(2), torch.tensor(-1)
     assert torch.equal(flow.guided(1.0).sample(50, label, seeded()), flow.sample(50, label, seeded()))
-    assert torch.allclose(flow.guided(0.0).sample(50, label, seeded()), flow.sample(50, none, seeded()), atol=1e-6)
+    assert torch.equal(flow.guided(0.0).sample(50, label, seeded()), flow.sample(50, none, seeded()))
     x, info = flow.guided(15.0).sample_with_info(500, label, seeded())
     assert flow.domain.contains(x).all() and info.exit_fraction > 0.2
     assert isinstance(flow.guided(2.0), ReflectedFlow) and flow.guided(2.0).log_prob(x[:5], label).shape == (5,)
@@ -299,7 +299,7 @@ def test_trained_density_integrates_to_one() -> None:
     log_prob, info = flow.log_prob_with_info(torch.cartesian_prod(line, line))
     _, drawn = flow.sample_with_info(5000, generator=seeded())
     mass = float(log_prob.exp().sum()) / 60**2
-    assert abs(mass - 1) <= 0.03 + drawn.exit_fraction
+    assert drawn.exit_fraction < 0.05 and abs(mass - (1 - drawn.exit_fraction)) <= 0.03
     assert 0.1 < info.exit_fraction < 0.99  # data leave most of the square empty
 
 

@@ -66,6 +66,6 @@ def test_ot_flow() -> None:
 @pytest.mark.slow
 def test_learned_span() -> None:
     """continuous-B.7.6."""
-    free, dear = plane.learned_span(0.0), plane.learned_span(0.5)
-    assert abs(free[0] - 1) < 0.05
-    assert dear[0] < 0.6 and dear[1] <= free[1] + 0.03
+    fixed, free, dear = plane.learned_span(0.0, mode="off"), plane.learned_span(0.0), plane.learned_span(0.5)
+    assert fixed[0] == 1 and abs(free[0] - 1) < 0.05
+    assert dear[0] < 0.6 and dear[1] <= fixed[1] + 0.03

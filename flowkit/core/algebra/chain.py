@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.algebra.contexts import part
+from flowkit.core.algebra.inverse import moves_by_call
 from flowkit.core.algebra.sequence import TransformSequence
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
@@ -53,6 +54,20 @@ class Chain(TransformSequence, Bijector):
         diagonal = all(step.traits.jacobian == "diagonal" for step in steps)
         constant = all(step.traits.jacobian == "constant" for step in steps)
         self.traits = combine([step.traits for step in steps], jacobian="diagonal" if diagonal else "constant" if constant else "dense")
+
+    def move(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """The value alone, of parts that know how to leave their log_det out."""
+        if self.moves_by_call:
+            return super().move(value, context, inverse=inverse, generator=generator)
+        value, context = self._prepare(value, context, inverse)
+        for step in self._steps(inverse):
+            value = step.move(value, part(context, step), inverse=inverse, generator=generator)
+        return value
+
+    @property
+    def moves_by_call(self) -> bool:
+        """Whether ``move`` is a call of which the log_det is dropped."""
+        return self.memory == "invert" or all(moves_by_call(step) for step in self.transforms)
 
     def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         return self._carry(z, score, context, generator, inverse=False)

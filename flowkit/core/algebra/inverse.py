@@ -52,6 +52,16 @@ class Inverse(Bijector):
     def masked_normal(self, value: Tensor, context: Context = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
         return self.bijector.masked_normal(value, context, inverse=not inverse, generator=generator)
 
+    def move(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        if self.moves_by_call:
+            return super().move(value, context, inverse=inverse, generator=generator)
+        return self.bijector.move(value, context, inverse=not inverse, generator=generator)
+
+    @property
+    def moves_by_call(self) -> bool:
+        """Whether ``move`` is a call of which the log_det is dropped."""
+        return moves_by_call(self.bijector)
+
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.bijector.initialize(value, context, inverse=not inverse, generator=generator)
 
@@ -85,3 +95,8 @@ class Inverse(Bijector):
         coupling = {"name": "coupling", "features": 3, "univariate": {"name": "affine"}, "hidden": (8,)}
         yield "coupling", cls(build(coupling, Bijector))
         yield "affine", cls(build({"name": "affine", "shape": (2,), "context_features": 2}, Bijector))
+
+
+def moves_by_call(step: Any) -> bool:
+    """Whether a map, or every map that it is made of, goes through its log_det to its value."""
+    return bool(step.moves_by_call) if hasattr(type(step), "moves_by_call") else type(step).move is Transform.move
