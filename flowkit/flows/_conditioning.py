@@ -19,16 +19,20 @@ class Conditioning(NamedTuple):
 
     Args:
         features: size of the vector they see, 0 for none.
-        embed: net from the raw context to it, or None.
+        given: net from the raw context to it, as it was given, or None.
         raw: event shape of the raw context where a net reads it.
         context_features, classes: the checked arguments.
     """
 
     features: int
-    embed: nn.Module | None
+    given: nn.Module | None
     raw: tuple[int | None, ...] | None
     context_features: int
     classes: int
+
+    def net(self) -> nn.Module | None:
+        """The net given, or a new embedding of the classes; made after the maps, whose weights come first from the generator."""
+        return ClassEmbedding(self.classes, CLASS_FEATURES) if self.classes else self.given
 
 
 def conditioning(who: str, context_features: int, classes: int, context_shape: Sequence[int | None] | None, embed: nn.Module | None) -> Conditioning:
@@ -39,5 +43,5 @@ def conditioning(who: str, context_features: int, classes: int, context_shape: S
     if embed is not None and not (context_features and context_shape is not None):
         raise ConfigError(f"{who}: embed= needs context_shape=, the shape it reads, and context_features=, the size it returns.")
     if classes:
-        return Conditioning(CLASS_FEATURES, ClassEmbedding(classes, CLASS_FEATURES), (), 0, classes)
+        return Conditioning(CLASS_FEATURES, None, (), 0, classes)
     return Conditioning(context_features, embed, None if context_shape is None else tuple(context_shape), context_features, 0)

@@ -72,8 +72,9 @@ class Recipe(Flow):
             raise ConfigError(f"{who}: expected activation to be one of {', '.join(self.activations)}; got {activation!r}.")
         self.activation = activation
         bijector = self._maps(seen.features)
-        super().__init__(StandardNormal((self.features,)), bijector, support, standardize=standardize, embed=seen.embed, context_shape=seen.raw)
-        self.class_embedding = seen.embed if classes else None
+        net = seen.net()
+        super().__init__(StandardNormal((self.features,)), bijector, support, standardize=standardize, embed=net, context_shape=seen.raw)
+        self.class_embedding = net if classes else None
         self.embed = embed
 
     def _maps(self, context: int) -> Bijector:

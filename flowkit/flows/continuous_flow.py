@@ -100,6 +100,7 @@ class ContinuousFlow(Flow):
             )
         base = StandardNormal(event) if base is None else base
         image = len(event) > 1
+        net = seen.net()
         super().__init__(
             base,
             Continuous(
@@ -108,14 +109,14 @@ class ContinuousFlow(Flow):
             ),
             support,
             standardize=not image if standardize is None else standardize,
-            embed=seen.embed,
+            embed=net,
             context_shape=seen.raw,
         )  # fmt: skip
         self.features, self.context_features, self.classes = features, seen.context_features, seen.classes
         self.divergence, self.solver, self.rtol, self.atol, self.adjoint = divergence, solver, rtol, atol, adjoint
         own: Any = self.bijector
         self.per_sample, self.steps, self.probes, self.max_steps, self.duration = own.per_sample, own.steps, own.probes, own.max_steps, own.duration
-        self.class_embedding = seen.embed if classes else None
+        self.class_embedding = net if classes else None
         self.embed = embed
 
     @property

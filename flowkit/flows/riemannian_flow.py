@@ -97,8 +97,9 @@ class RiemannianFlow(Flow):
         law = UniformOn(domain) if base is None else base
         if repr(law.domain) != repr(domain):
             raise ConfigError(f"{who}: expected a base on {domain}; got {type(law).__name__} on {law.domain}. Leave it out for the uniform law.")
-        super().__init__(law, ManifoldMap(inner, domain, self.solver, self.steps, self.rtol, self.atol), domain, embed=seen.embed, context_shape=seen.raw)
-        self.class_embedding = seen.embed if classes else None
+        net = seen.net()
+        super().__init__(law, ManifoldMap(inner, domain, self.solver, self.steps, self.rtol, self.atol), domain, embed=net, context_shape=seen.raw)
+        self.class_embedding = net if classes else None
         self.embed = embed
 
     def _tangent(self, who: str, domain: Manifold, field: VectorField | None, context: int) -> TangentField:

@@ -25,8 +25,17 @@ WAITING = (
     "repeat_interleave", "_linalg_check_errors", "_linalg_eigh", "_linalg_svd", "linalg_eig",
 )  # fmt: skip
 COPIED = ("lift_fresh",)  # torch.tensor(...) in a call: a copy from pageable memory, which a GPU waits for
-KNOWN = {  # recipes that wait, and for what: spectral norms of weights; the number of terms of a series, drawn where its generator is
+SOLVED = {"_local_scalar_dense", "lift_fresh"}
+# recipes that wait, and for what: spectral norms of weights and the number of terms of a series, drawn where its generator is; whether a
+# solver's rows have arrived, and its grid of times; which tokens jump
+KNOWN = {
     "residual_flow": {"_linalg_svd", "_local_scalar_dense"},
+    "continuous_flow": SOLVED,
+    "average_velocity_flow": SOLVED,
+    "interpolant_flow": SOLVED,
+    "reflected_flow": SOLVED,
+    "riemannian_flow": {*SOLVED, "nonzero"},
+    "discrete_flow": {*SOLVED, "nonzero", "index"},
 }
 CASES = [pytest.param(name, label, id=f"{name}-{label}") for name in FLOWS for label, _ in FLOWS[name].examples()]
 CALLS = ("log_prob", "loss", "to_latent", "sample", "sample_and_log_prob")
