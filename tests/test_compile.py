@@ -1,4 +1,4 @@
-"""Every recipe compiles without a graph break, and compiled equals eager (spine-F6)."""
+"""Every recipe whose maps declare that they compile does so without a graph break, and compiled equals eager (spine-F6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import flowkit as fk
 from flowkit.core.registry import FLOWS
 from flowkit.training.loss_module import LossModule
 
-CASES = [(name, label) for name in FLOWS for label, _ in FLOWS[name].examples()]
+# a solver that chooses its steps by the errors it meets is not one graph
+CASES = [(name, label) for name in FLOWS for label, flow in FLOWS[name].examples() if all(step.traits.compiles for step in flow.maps)]
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,7 @@ def test_log_prob_and_loss_in_one_graph(name: str, label: str, dtype: torch.dtyp
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("name", [name for name in FLOWS if name not in ("flow", "conditioned")])
+@pytest.mark.parametrize("name", sorted({name for name, _ in CASES} - {"flow", "conditioned"}))
 def test_inductor_agrees(name: str) -> None:
     flow, x, context = make(name, next(label for other, label in CASES if other == name), torch.float64)
     compiled = torch.compile(lambda x, c: flow.log_prob(x, c), fullgraph=True)

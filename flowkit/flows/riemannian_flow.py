@@ -196,5 +196,5 @@ class RiemannianFlow(Flow):
     def examples(cls) -> Iterator[tuple[str, RiemannianFlow]]:
         yield "sphere", cls(Sphere(2), (8, 8), steps=24)
         yield "torus_conditional", cls(Torus(2), (8,), 3, steps=24)
-        yield "rotations_classes", cls(SO3(), (8,), steps=40, classes=3)
+        yield "rotations_classes", cls(SO3(), (8,), steps=64, classes=3)
         yield "error_control", cls(Sphere(2), (8,), 2, solver="dopri5", steps=None, rtol=1e-8, atol=1e-8)
