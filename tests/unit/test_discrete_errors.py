@@ -137,8 +137,8 @@ def test_integer_context_free_surface() -> None:
     assert torch.equal(drawn, labelled.sample((6,), torch.tensor(1), torch.Generator().manual_seed(0)))
     assert torch.isfinite(labelled(torch.tensor(0)).log_prob(drawn)).all()
     assert "TokenJumps" in labelled.summary() and labelled.density == "lower_bound"
-    with pytest.raises(ConfigError, match="temperature"):
-        fixed.sample(2, temperature=0.5)
+    cool = fixed.sample((6,), generator=torch.Generator().manual_seed(0), temperature=0.5)
+    assert torch.equal(cool, labelled.sample((6,), torch.tensor(1), torch.Generator().manual_seed(0), temperature=0.5))
 
 
 def test_saved_and_loaded(tmp_path: object) -> None:
