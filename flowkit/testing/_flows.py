@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.core.algebra.inverse import moves_by_call
 from flowkit.core.conditioned import Conditioned
 from flowkit.core.errors import DomainError, ShapeError
 from flowkit.core.flow import Flow
@@ -59,7 +60,9 @@ def sample_and_log_prob_agree(p: Any, case: Case) -> None:
     expect(tuple(log_prob.shape) == (6,), f"log_prob has shape {tuple(log_prob.shape)}")
     wanted = p.log_prob(x.detach(), context)
     close(log_prob, wanted, 10 * tolerance(p, 1e-8) * scale_of(wanted), "sample_and_log_prob against log_prob")
-    close(x, p.sample((6,), context, case.generator()), tolerance(p, 1e-12) * scale_of(x), "sample_and_log_prob against sample")
+    # a solver that controls its error takes other steps where it has no log_det to follow
+    allowed = 1e-12 if all(map(moves_by_call, p.maps)) else tolerance(p, 1e-12)
+    close(x, p.sample((6,), context, case.generator()), allowed * scale_of(x), "sample_and_log_prob against sample")
 
 
 @register(DISTRIBUTION, applies=lambda p: invertible(p) and isinstance(p.base, StandardNormal))
