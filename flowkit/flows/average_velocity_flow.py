@@ -97,7 +97,7 @@ class AverageVelocityFlow(ContinuousFlow):
         if not hasattr(self.field, "average_velocity"):
             raise ConfigError(f"{self.who}.sample: {type(self.field).__name__} has no average velocity. Leave steps out, or bake guidance into MeanFlow.")
         z, seen = self._draw_latent(shape, context, generator, temperature)
-        return self._to_data(self._renoised(z, seen, steps, generator, temperature) if renoise else self._jumped(z, seen, steps))
+        return self._placed(self._renoised(z, seen, steps, generator, temperature) if renoise else self._jumped(z, seen, steps))
 
     def _times(self, steps: int) -> Tensor:
         transport: Any = self.bijector
@@ -121,11 +121,6 @@ class AverageVelocityFlow(ContinuousFlow):
 
     def _average(self) -> Any:
         return self.field
-
-    def _to_data(self, x: Tensor) -> Tensor:
-        for step in self.maps[1:]:
-            x = step(x)[0]
-        return x
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, AverageVelocityFlow]]:

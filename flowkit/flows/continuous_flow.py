@@ -144,9 +144,13 @@ class ContinuousFlow(Flow):
         self._check_values(z, self.base.event_shape, "path")
         continuous: Any = self.bijector
         places: Tensor = continuous.transport(z, self.embed_context(context), log_det=False, times=times).value
+        return self._placed(places)
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """From where the field ends to data space: the opposite of ``endpoint``."""
         for step in self.maps[1:]:
-            places = step(places)[0]
-        return places
+            x = step(x)[0]
+        return x
 
     def with_solver(self, **options: Any) -> ContinuousFlow:
         """A flow that shares all weights and solves otherwise: ``with_solver(solver="euler", steps=4)``, ``with_solver(rtol=1e-7)``.

@@ -120,9 +120,7 @@ class InterpolantFlow(ContinuousFlow):
         """
         z, seen = self._draw_latent(shape, context, generator, 1.0)
         x = self._path(noise, seen, generator, "sample_sde").follow(z, 0.0, 1.0, positive(steps, f"{self.who}.sample_sde", "steps"))
-        for step in self.maps[1:]:
-            x = step(x)[0]
-        return x
+        return self._placed(x)
 
     @torch.no_grad()
     def to_latent_sde(
