@@ -195,7 +195,12 @@ def test_errors_are_those_of_the_flow() -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The classes of the maps that ``compile`` asks inductor to compile; another backend does it."""
     names, program, instead = list[str](), compiling._program, {"inductor": "aot_eager"}
-    monkeypatch.setattr(compiling, "_program", lambda step, inverse, backend: names.append(type(step).__name__) or program(step, inverse, instead[backend]))
+
+    def recorded(step: Any, inverse: bool, backend: str, graph: bool) -> Any:
+        names.append(type(step).__name__)
+        return program(step, inverse, instead[backend], graph)
+
+    monkeypatch.setattr(compiling, "_program", recorded)
     return names
 
 
