@@ -55,6 +55,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, twice: bool) -> Tensor:
     return scores.softmax(-1) @ v
 
 
+def normalized(norm: nn.GroupNorm, h: Tensor, *, twice: bool) -> Tensor:
+    """A group norm of (N, C, H, W); with ``twice`` by operations whose batched derivative can be differentiated again (its own cannot, torch 2.13)."""
+    if not twice:
+        return norm(h)  # type: ignore[no-any-return]
+    groups = h.reshape(len(h), norm.num_groups, -1)
+    variance, mean = torch.var_mean(groups, -1, correction=0, keepdim=True)
+    scaled = ((groups - mean) * torch.rsqrt(variance + norm.eps)).reshape(h.shape)
+    return scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
 def differentiated(x: Tensor) -> bool:
     """Whether derivatives in the input may be taken, as a divergence does: fused attention has no second derivative, nor a forward one."""
     if x.requires_grad or torch.compiler.is_compiling():

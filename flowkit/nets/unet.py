@@ -12,7 +12,7 @@ from torch.nn import functional
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive, positive_sizes, whole_number
-from flowkit.nets._time_condition import TimeCondition, attend, differentiated
+from flowkit.nets._time_condition import TimeCondition, attend, differentiated, normalized
 
 
 @NETS.register("unet")
@@ -107,10 +107,10 @@ class UNet(nn.Module):
             h = part(h, condition, twice) if isinstance(part, _Stage) else part(h)
             kept.append(h)
         first, attention, second = self.middle
-        h = second(attention(first(h, condition), twice), condition)
+        h = second(attention(first(h, condition, twice), twice), condition, twice)
         for part in self.up:
             h = part(torch.cat([h, kept.pop()], dim=1), condition, twice) if isinstance(part, _Stage) else part(h)
-        h = self.last(functional.silu(self.norm(h)))
+        h = self.last(functional.silu(normalized(self.norm, h, twice=twice)))
         return h.reshape(*batch, *h.shape[1:])
 
     @classmethod
@@ -127,7 +127,7 @@ class _Stage(nn.Module):
         self.block, self.attention = block, attention
 
     def forward(self, h: Tensor, condition: Tensor, twice: bool) -> Tensor:
-        h = self.block(h, condition)
+        h = self.block(h, condition, twice)
         return h if self.attention is None else self.attention(h, twice)
 
 
@@ -144,10 +144,10 @@ class _Block(nn.Module):
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
-        inner = self.first(functional.silu(self.first_norm(h)))
+    def forward(self, h: Tensor, condition: Tensor, twice: bool) -> Tensor:
+        inner = self.first(functional.silu(normalized(self.first_norm, h, twice=twice)))
         scale, shift = self.modulation(condition)[..., None, None].chunk(2, dim=1)
-        inner = torch.addcmul(shift, self.second_norm(inner), 1 + scale)
+        inner = torch.addcmul(shift, normalized(self.second_norm, inner, twice=twice), 1 + scale)
         return self.skip(h) + self.second(self.drop(functional.silu(inner)))  # type: ignore[no-any-return]
 
 
@@ -165,7 +165,7 @@ class _Attention(nn.Module):
 
     def forward(self, h: Tensor, twice: bool) -> Tensor:
         pixels = h.shape[-2] * h.shape[-1]
-        q, k, v = self.qkv(self.norm(h)).reshape(len(h), 3, self.heads, h.shape[1] // self.heads, pixels).mT.unbind(1)
+        q, k, v = self.qkv(normalized(self.norm, h, twice=twice)).reshape(len(h), 3, self.heads, h.shape[1] // self.heads, pixels).mT.unbind(1)
         return h + self.out(attend(q, k, v, twice=twice).mT.reshape(h.shape))  # type: ignore[no-any-return]
 
 
