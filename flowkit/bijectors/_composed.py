@@ -47,8 +47,5 @@ class Composed(Bijector):
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.chain.initialize(value, context, inverse=inverse, generator=generator)
 
-    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.chain.push_score(z, score, context, generator=generator)
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.chain.pull_score(x, score, context, generator=generator)
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return self.chain._carry(value, score, context, generator, inverse)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import NETS
+from flowkit.core.tally import tally
 from flowkit.core.traits import Jacobian, Traits
 from flowkit.core.univariate import Univariate
 from flowkit.nets import Constant
+
+
+class Carried(NamedTuple):
+    """What a univariate map makes of an event and its score."""
+
+    out: Tensor
+    log_det: Tensor
+    score: Tensor
+    correction: Tensor | None
 
 
 def check_univariate(univariate: Univariate, who: str) -> Univariate:
@@ -31,6 +43,29 @@ def conditioner(
     else:
         made = NETS[net](in_features, out, hidden, context_features=context_features, activation=activation)
     return start_at(made, univariate, groups, who)
+
+
+def carry_through(univariate: Univariate, value: Tensor, params: Tensor, given: Tensor | None, score: Tensor, event_dims: int, *, inverse: bool) -> Carried:
+    """A univariate map of an event under parameters that a net made of ``given``, and the score behind it.
+
+    1. The mapped coordinates: x = u(z; h), log_det = sum l(z; h), so their score is s' = (s - dl/dz) / u'.
+    2. The log-density carried over as a function of ``given`` = c at a fixed (x, c): s_c' = s_c - d/dc (s' . u(z; h(c)) + sum l(z; h(c))),
+       one product with the net's Jacobian, which shares its evaluation with the call itself.
+
+    Args:
+        value: (*B, *event); params: (*B, *event, parameter_count), with the graph that leads to ``given`` (None: nothing to lead to).
+        score: at ``value``, a constant.
+
+    Returns:
+        out (*B, *event), log_det (*B), score (*B, *event), and what to subtract from the score of ``given``, or None.
+    """
+    leaf = params if params.requires_grad else params.detach().requires_grad_()
+    out, log_slope, carried, cotangent = univariate.carry_score(value, leaf, score, inverse=inverse)
+    out, log_det = tally(out, log_slope, event_dims, "none")
+    if given is None or not params.requires_grad:
+        return Carried(out, log_det, carried, None)
+    (correction,) = torch.autograd.grad(params, given, cotangent, retain_graph=True, allow_unused=True)
+    return Carried(out, log_det, carried, correction)
 
 
 def start_at(net: nn.Module, univariate: Univariate, groups: int, who: str) -> nn.Module:
@@ -79,6 +114,7 @@ def traits_over(univariate: Univariate, jacobian: Jacobian, activation: str = "t
     return Traits(
         inverse="sequential" if sequential and declared.inverse == "closed" else declared.inverse,
         jacobian=jacobian,
+        score="closed",
         volume_preserving=declared.volume_preserving,
         smooth=declared.smooth and activation not in ("relu", "leaky_relu"),
         compiles=declared.compiles,

@@ -20,6 +20,8 @@ from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 from flowkit.nets import Constant, MaskedMLP
 
+SOLVED_LEVELS = 16  # the most for which a score is solved for, not found by a second pass
+
 
 @BIJECTORS.register("autoregressive")
 class Autoregressive(Bijector):
@@ -90,7 +92,8 @@ class Autoregressive(Bijector):
         self.register_buffer("as_given", order_of_levels.argsort(), persistent=False)
         ordered = bool((allowed == allowed.tril(-1)).all())
         jacobian: Jacobian = "diagonal" if not bool(allowed.any()) else "triangular" if ordered else "dense"
-        self.traits = traits_over(univariate, jacobian, activation, sequential=True)
+        # a step of the score's solution costs a product with the net's Jacobian: as much as all of the inverse, which goes unit by unit
+        self.traits = traits_over(univariate, jacobian, activation, sequential=True).but(score="solve" if len(self._levels) <= SOLVED_LEVELS else "two_pass")
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
         net: Any = self.net if self.conditioner is None else self.conditioner
@@ -121,6 +124,17 @@ class Autoregressive(Bijector):
             slopes.append(log_slope)
         return torch.cat(values, dim=-1).index_select(-1, self.as_given), sum_event(torch.cat(slopes, dim=-1), 1)
 
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse or self.traits.score == "two_pass":
+            return super()._carry(value, score, context, generator, inverse)
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            entered = value if recording and value.requires_grad else value.detach().requires_grad_()
+            x, log_slope = self._univariate.transform(entered, self._params(entered, context))
+            carried = solve_score(x, log_slope, entered, score, len(self._levels))
+            log_det = sum_event(log_slope, 1)
+        return (x, log_det, carried) if recording else (x.detach(), log_det.detach(), carried)
+
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Autoregressive]]:
         affine = build({"name": "affine"}, Univariate)
@@ -134,6 +148,24 @@ class Autoregressive(Bijector):
         yield "own_net", cls(2, affine, conditioner=build({"name": "masked_layers", "masks": masks, "activation": "tanh"}, NETS))
         mixed = build({"name": "rational_quadratic_spline", "bins": 3, "bound": 2.0, "ends": ["linear", "bounded", "circular"]}, Univariate)
         yield "mixed_ends", cls(3, mixed, (12,))
+
+
+def solve_score(x: Tensor, log_slope: Tensor, z: Tensor, score: Tensor, levels: int) -> Tensor:
+    """The score s' behind a triangular map, s = J' s' + grad sum log_slope, from products with J' alone.
+
+    J = diag(slope) + N with N^levels = 0, so ``levels`` steps s' <- s' + (s - J' s' - grad) / slope end at the solution.
+
+    Args:
+        x, log_slope: (*B, D), what the map makes of z, in its graph; slope is the diagonal of J.
+        z, score: (*B, D).
+    """
+    with torch.no_grad():
+        inverse_slope = torch.exp(-log_slope).to(score.dtype)
+        carried, ones = score * inverse_slope, torch.ones_like(log_slope)
+    for _ in range(levels):
+        (pulled,) = torch.autograd.grad((x, log_slope), z, (carried, ones), retain_graph=True)
+        carried = carried + (score - pulled) * inverse_slope
+    return carried
 
 
 class _WholePasses:

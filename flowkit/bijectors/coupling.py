@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._conditioning import check_conditioner, check_univariate, conditioner, grouped, traits_over, univariate_domain
+from flowkit.bijectors._conditioning import carry_through, check_conditioner, check_univariate, conditioner, grouped, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
@@ -87,6 +87,16 @@ class Coupling(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         mapped, log_det = self._univariate.untransform_event(x.index_select(-1, self.mapped), self._params(x, context), 1)
         return self._put(x, mapped), log_det
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            entered = value if recording and value.requires_grad else value.detach().requires_grad_()
+            moved, own = entered.index_select(-1, self.mapped), score.index_select(-1, self.mapped)
+            out, log_det, carried, correction = carry_through(self._univariate, moved, self._params(entered, context), entered, own, 1, inverse=inverse)
+            out = self._put(entered, out)
+        after = self._put(score if correction is None else score - correction, carried)
+        return (out, log_det, after) if recording else (out.detach(), log_det.detach(), after)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Coupling]]:

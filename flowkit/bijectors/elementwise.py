@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._conditioning import check_univariate, conditioner, traits_over, univariate_domain
+from flowkit.bijectors._conditioning import carry_through, check_univariate, conditioner, traits_over, univariate_domain
 from flowkit.core.build import build
 from flowkit.core.checks import checks_finite
 from flowkit.core.domain.box import Box
@@ -67,6 +67,13 @@ class Elementwise(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self.univariate.untransform_event(x, self._params(x, context), len(self._sizes))
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            params = self._params(value, context)
+            out, log_det, carried, _ = carry_through(self.univariate, value, params, None, score, len(self._sizes), inverse=inverse)
+        return (out, log_det, carried) if recording else (out.detach(), log_det.detach(), carried)
 
     def masked_normal(self, value: Tensor, context: Any = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
         if checks_finite():

@@ -81,3 +81,10 @@ class _CentredAffine(Univariate):
     def untransform(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._split(params)
         return (x - shift) * (-log_scale).exp(), torch.zeros_like(x)
+
+    def carry_score(self, value: Tensor, params: Tensor, score: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        out, none = (self.untransform if inverse else self.transform)(value, params)
+        log_scale = self._split(params.detach())[1]
+        carried = score * (log_scale if inverse else -log_scale).exp()
+        (by_value,) = torch.autograd.grad(out, params, carried, retain_graph=True)
+        return out, none, carried, by_value

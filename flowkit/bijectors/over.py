@@ -94,16 +94,9 @@ class Over(Bijector):
         value, context = self._prepare(value, context, inverse)
         return self._back(self.bijector.initialize(self._slices(value, inverse), self._given(context), inverse=inverse, generator=generator), inverse)
 
-    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(z, score, context, generator, inverse=False)
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(x, score, context, generator, inverse=True)
-
-    def _carry(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        value, context = self._prepare(value, context, inverse)
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         carry = self.bijector.pull_score if inverse else self.bijector.push_score
-        slices, scores = self._slices(value, inverse), self._slices(score.expand_as(value), inverse)
+        slices, scores = self._slices(value, inverse), self._slices(score, inverse)
         out, log_det, carried = carry(slices, scores, self._given(context), generator=generator)
         return self._back(out, inverse), log_det.sum(-1), self._back(carried, inverse)
 

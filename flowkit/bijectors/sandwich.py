@@ -89,15 +89,8 @@ class Sandwich(Bijector):
             value = step.initialize(value, part(context, step), inverse=backwards, generator=generator)
         return value
 
-    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(z, score, context, generator, inverse=False)
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(x, score, context, generator, inverse=True)
-
-    def _carry(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        value, context = self._prepare(value, context, inverse)
-        score, total = score.expand_as(value), zeros_log_det(value, self.in_shape)
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        total = zeros_log_det(value, self.in_shape)
         for step, backwards in self._steps(inverse):
             carry = step.pull_score if backwards else step.push_score
             value, log_det, score = carry(value, score, part(context, step), generator=generator)

@@ -139,15 +139,8 @@ class Scan(Bijector):
             value = self.layers.run(self.layers.at(i), "initialize", value, context, inverse=inverse, generator=generator)
         return value
 
-    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(z, score, context, generator, inverse=False)
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(x, score, context, generator, inverse=True)
-
-    def _carry(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        value, context = self._prepare(value, context, inverse)
-        score, total = score.expand_as(value), zeros_log_det(value, self.in_shape)
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        total = zeros_log_det(value, self.in_shape)
         for i in self._order(inverse):
             method = "pull_score" if inverse else "push_score"
             value, log_det, score = self.layers.run(self.layers.at(i), method, value, score, context, generator=generator)

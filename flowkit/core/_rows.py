@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.shapes import Context, ContextShape, Shape, mask_event, sum_event
+from flowkit.core.shapes import (
+    Context,
+    ContextShape,
+    Shape,
+    batch_shape,
+    broadcast_batch,
+    expand_context,
+    mask_event,
+    positive,
+    sum_event,
+)
 
 
 def reachable(x: Tensor, event: Shape) -> tuple[Tensor, Tensor]:
@@ -26,3 +36,15 @@ def map_context(context: Context, shape: ContextShape, change: Callable[[Tensor,
     if isinstance(shape, dict):
         return {key: map_context(context[key], part, change) for key, part in shape.items()}  # type: ignore
     return change(context, shape)  # type: ignore[arg-type]
+
+
+def in_chunks(call: Callable[[Tensor, Context], Tensor], x: Tensor, event: Shape, context: Context, shape: ContextShape, size: int, who: str) -> Tensor:
+    """Evaluate ``call`` on slices of the flattened batch: x (*B, *event) and a context of that shape, ``size`` events at a time."""
+    size, rank = positive(size, who, "batch_size"), len(event)
+    x = broadcast_batch(x, event, context, shape, who)
+    batch = batch_shape(x, event)
+    rows = x.reshape(-1, *x.shape[x.dim() - rank :])
+    flat = map_context(expand_context(context, shape, batch), shape, lambda part, own: part.reshape(-1, *part.shape[part.dim() - len(own) :]))
+    cuts = [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]
+    out = torch.cat([call(rows[cut], map_context(flat, shape, lambda part, _: part[cut])) for cut in cuts])  # noqa: B023
+    return out.reshape(*batch, *out.shape[1:])

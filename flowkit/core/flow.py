@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flowkit.core._rows import map_context, reachable
+from flowkit.core._context_shapes import context_shapes
+from flowkit.core._rows import in_chunks, reachable
+from flowkit.core._scores import carry_all, check_carries
 from flowkit.core._summary import summary
 from flowkit.core.build import build
 from flowkit.core.checks import may_raise
@@ -20,17 +22,13 @@ from flowkit.core.flow_view import FlowView
 from flowkit.core.registry import FLOWS, Registry
 from flowkit.core.shapes import (
     Context,
-    ContextShape,
     Shape,
-    batch_shape,
-    broadcast_batch,
     check_context,
     check_event,
     check_temperature,
     context_batch,
     expand_context,
     flag,
-    positive,
     sample_shape,
     show,
     unify,
@@ -95,7 +93,7 @@ class Flow(Distribution):
         self.density = _DENSITIES[bijector.traits.log_det]
         self._place(support, standardize)
         self.embed = embed
-        self.context_shape = self._context_shapes(context_shape)
+        self._inner_context, self.context_shape = context_shapes(self.bijector, self.base, self.embed, context_shape, self.who)
 
     def _place(self, support: Domain | None, standardize: bool) -> None:
         """Add the maps between the bijector and the data."""
@@ -112,23 +110,6 @@ class Flow(Distribution):
         self.support_map: Bijector | None = build(onto, Bijector) if onto is not None else None
         if support is not None and unify(support.event_shape, self.event_shape) is None:
             raise ShapeError(f"{self.who}: support has event shape {show(support.event_shape)}, the data {show(self.event_shape)}.")
-
-    def _context_shapes(self, given: Sequence[int | None] | Mapping[str, Sequence[int | None]] | None) -> ContextShape:
-        """What a caller passes, and in ``_inner_context`` what the maps see once it is embedded."""
-        inner = [part.context_shape for part in (self.bijector, self.base) if part.context_shape is not None]
-        if len(inner) == 2 and inner[0] != inner[1]:
-            raise ShapeError(f"{self.who}: bijector and base expect different contexts, {inner[0]} and {inner[1]}.")
-        self._inner_context = inner[0] if inner else None
-        raw: ContextShape = None
-        if given is not None:
-            raw = {key: tuple(shape) for key, shape in given.items()} if isinstance(given, Mapping) else tuple(given)
-        if self.embed is None:
-            if raw is not None and raw != self._inner_context:
-                raise ConfigError(f"{self.who}: context_shape={raw} needs embed=, a net from it to {self._inner_context}.")
-            return self._inner_context
-        if self._inner_context is None or raw is None:
-            raise ConfigError(f"{self.who}: embed= needs a conditional bijector or base, and context_shape=, the shape of the raw context.")
-        return raw
 
     @property
     def embedding(self) -> nn.Module | None:
@@ -179,7 +160,7 @@ class Flow(Distribution):
         self._check_values(x, self.event_shape, "log_prob")
         context = self.embed_context(context)
         if batch_size is not None:
-            return self._chunked(lambda part, c: self._density(part, c, generator), x, context, batch_size)
+            return in_chunks(lambda part, c: self._density(part, c, generator), x, self.event_shape, context, self._inner_context, batch_size, self.who)
         return self._density(x, context, generator)
 
     def _density(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
@@ -204,7 +185,9 @@ class Flow(Distribution):
         if self._support is not None and may_raise(x):
             self._support.check(x, f"{self.who}.to_latent")
         if batch_size is not None:
-            return self._chunked(lambda part, c: self._move(part, c, generator, inverse=True), x, context, batch_size)
+            return in_chunks(
+                lambda part, c: self._move(part, c, generator, inverse=True), x, self.event_shape, context, self._inner_context, batch_size, self.who
+            )
         return self._move(x, context, generator, inverse=True)
 
     def _move(self, value: Tensor, context: Context, generator: torch.Generator | None, *, inverse: bool = False) -> Tensor:
@@ -223,19 +206,6 @@ class Flow(Distribution):
             x, log_det = step(x, self._context_for(step, context), generator=generator)
             total = total + log_det
         return x, total
-
-    def _chunked(self, call: Callable[[Tensor, Context], Tensor], x: Tensor, context: Context, size: int) -> Tensor:
-        """Evaluate ``call`` on slices of the flattened batch; ``context`` is embedded already."""
-        size = positive(size, self.who, "batch_size")
-        shape, rank = self._inner_context, len(self.event_shape)
-        x = broadcast_batch(x, self.event_shape, context, shape, self.who)
-        batch = batch_shape(x, self.event_shape)
-        rows = x.reshape(-1, *x.shape[x.dim() - rank :])
-        context = expand_context(context, shape, batch)
-        flat = map_context(context, shape, lambda part, event: part.reshape(-1, *part.shape[part.dim() - len(event) :]))
-        cuts = [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]
-        out = torch.cat([call(rows[cut], map_context(flat, shape, lambda part, _: part[cut])) for cut in cuts])  # noqa: B023
-        return out.reshape(*batch, *out.shape[1:])
 
     # -- samples ------------------------------------------------------------------------------------------------
 
@@ -267,6 +237,35 @@ class Flow(Distribution):
         z, context = self._draw_latent(shape, context, generator, temperature)
         x, log_det = self._generate(z, context, generator)
         return x, self.base.log_prob(z, self._context_for(self.base, context)) - log_det
+
+    def sample_and_score(
+        self, shape: int | tuple[int, ...] = (), context: Context = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples, their log-density and its gradient in the sample from one pass: what path gradients are made of.
+
+        Returns:
+            x and log_prob as from ``sample_and_log_prob``, and grad_x log_prob (*shape, *Bc, *event), a constant.
+
+        Raises:
+            ConfigError: a map has no score: it draws, or is no bijector.
+        """
+        check_carries(self.maps, f"{self.who}.sample_and_score")
+        z, context = self._draw_latent(shape, context, generator, 1.0)
+        own = self._context_for(self.base, context)
+        start, context_for = self.base.score(z.detach(), own), lambda step: self._context_for(step, context)
+        x, log_det, score = carry_all(self.maps, z, self.base.event_shape, start, context_for, generator, inverse=False)
+        return x, self.base.log_prob(z, own) - log_det, score
+
+    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Data, and a score there, carried to the latent side: z, log_det of the inverse (*B), and the score at z, a constant.
+
+        Args:
+            x: (*B, *event); score: gradient of some log-density at x, same shape.
+        """
+        check_carries(self.maps, f"{self.who}.pull_score")
+        self._check_values(x, self.event_shape, "pull_score")
+        context = self.embed_context(context)
+        return carry_all(self.maps[::-1], x, self.event_shape, score, lambda step: self._context_for(step, context), generator, inverse=True)
 
     def _draw_latent(self, shape: int | tuple[int, ...], context: Context, generator: torch.Generator | None, temperature: float) -> tuple[Tensor, Context]:
         """Latents for every sample, and the embedded context expanded to them."""

@@ -132,9 +132,18 @@ def check_event(value: Any, event: Shape, who: str) -> None:
     rank = len(event)
     tail = tuple(value.shape[value.dim() - rank :]) if value.dim() >= rank else None
     if tail is None or any(want is not None and want != got for want, got in zip(event, tail, strict=True)):
-        raise ShapeError(
-            f"{who}: expected trailing shape {show(event)}; got {tuple(value.shape)}. Reshape the input, or build the map for that shape."
-        )
+        raise ShapeError(f"{who}: expected trailing shape {show(event)}; got {tuple(value.shape)}. Reshape the input, or build the map for that shape.")
+
+
+def check_score(score: Any, value: Tensor, who: str) -> Tensor:
+    """A score as a constant of the value's shape and dtype; raise ShapeError unless it is, or broadcasts to it."""
+    if not isinstance(score, Tensor) or score.dtype != value.dtype:
+        got = score.dtype if isinstance(score, Tensor) else type(score).__name__
+        raise ShapeError(f"{who}: expected a score of {value.dtype}, as the point; got {got}.")
+    try:
+        return score.detach().expand_as(value)
+    except RuntimeError:
+        raise ShapeError(f"{who}: expected a score of the point's shape {tuple(value.shape)}; got {tuple(score.shape)}.") from None
 
 
 def show(shape: Shape) -> str:

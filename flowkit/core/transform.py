@@ -22,6 +22,7 @@ from flowkit.core.shapes import (
     broadcast_batch,
     check_context,
     check_event,
+    check_score,
     expand_context,
 )
 from flowkit.core.tally import standard_log_normal
@@ -41,8 +42,8 @@ class Transform(nn.Module):
     1. decorate it with ``@BIJECTORS.register("name")``;
     2. store every constructor argument unchanged under its own name, then set ``in_shape`` and ``out_shape``
        (and ``context_shape`` if it is conditional, ``traits``, ``_domain``, ``_codomain`` if they differ from the defaults);
-    3. write ``_forward(z, context, generator)`` and ``_inverse(x, context, generator)``, each returning
-       ``(value, log_det)`` **of that call**, log_det of the batch shape, constants kept as buffers;
+    3. write ``_forward(z, context, generator)`` and ``_inverse(x, context, generator)``, each returning ``(value, log_det)`` **of that
+       call**, log_det of the batch shape, constants kept as buffers; and ``_carry``, where the score rule has a closed form;
     4. write the classmethod ``examples``, yielding ``(label, small instance)``.
 
     The property suite, the config key and the listing follow from that. Shapes: events end in ``in_shape``, any batch
@@ -59,8 +60,6 @@ class Transform(nn.Module):
     out_shape: Shape
     context_shape: ContextShape = None
     traits: Traits = Traits()
-
-    # -- what it is defined on ----------------------------------------------------------------------------------
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +231,7 @@ class Bijector(Transform):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         formula = next(i for i, base in enumerate(cls.__mro__) if not {"_forward", "_inverse"}.isdisjoint(vars(base)))
-        for shortcut in ("diagonal_steps", "masked_normal", "move"):
+        for shortcut in ("diagonal_steps", "masked_normal", "move", "_carry"):
             if not any(shortcut in vars(base) for base in cls.__mro__[: formula + 1]):  # what it inherits goes around another formula
                 setattr(cls, shortcut, getattr(Bijector, shortcut))
 
@@ -288,32 +287,34 @@ class Bijector(Transform):
             z: (*B, *in_shape); score: gradient of the log-density at z, same shape.
 
         Returns:
-            x, log_det, and the score of the pushed density at x (*B, *out_shape).
+            x and log_det as ``forward`` gives them, in one graph with the parameters, and the score of the pushed density at x
+            (*B, *out_shape), a constant. ``traits.score`` says how: "closed" and "solve" never call the inverse, "two_pass" does.
+
+        Reference: Vaitl et al. (2024), Fast and unified path gradient estimators for normalizing flows, arXiv:2403.15881.
         """
-        with torch.no_grad():
-            x, _ = self.forward(z, context, generator=generator)
-        pushed, log_det = _carry_score(self.inverse, x, score, context, generator)
-        return x, -log_det, pushed
+        return self._carried(z, score, context, generator, inverse=False)
 
     def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Carry a point and a score back: s = J^T s' + grad_z log|det J|; returns z, log_det of the inverse, score_z."""
-        with torch.no_grad():
-            z, _ = self.inverse(x, context, generator=generator)
-        pulled, log_det = _carry_score(self.forward, z, score, context, generator)
-        return z, -log_det, pulled
+        """``push_score`` of the inverse, s = J^T s' + grad_z log|det J|: z, log_det of this call, and the score at z."""
+        return self._carried(x, score, context, generator, inverse=True)
+
+    def _carried(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        value, context = self._prepare(value, context, inverse)
+        who = f"{self.who}.{'pull_score' if inverse else 'push_score'}"
+        value = admitted(self._codomain if inverse else self._domain, value, who)
+        return self._carry(value, check_score(score, value, who), context, generator, inverse)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """One call and the score behind it; here by a second pass, back from the result. Override with a closed form."""
+        out, log_det = self._formula(value, context, generator, inverse)
+        with torch.enable_grad():
+            point = out.detach().requires_grad_()
+            back, back_log_det = self._formula(point, context, generator, not inverse)
+            (carried,) = torch.autograd.grad((back * score).sum() + back_log_det.sum(), point)
+        return out, log_det, carried
 
 
 def _declared(transform: Transform, name: str) -> Shape:
     if (shape := transform.__dict__.get(name, getattr(type(transform), name, None))) is None:
         raise ConfigError(f"{transform.who}: sets no {name}. Set in_shape and out_shape in its __init__.")
     return shape
-
-
-def _carry_score(call: Any, point: Tensor, score: Tensor, context: Context, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Gradient of <call(point), score> + log_det(point): both directions of the score rule are this one product."""
-    with torch.enable_grad():
-        point = point.detach().requires_grad_()
-        value, log_det = call(point, context, generator=generator)
-        total = (value * score).sum() + log_det.sum()
-        (carried,) = torch.autograd.grad(total, point)
-    return carried, log_det.detach()

@@ -61,6 +61,24 @@ class Univariate(nn.Module):
         """The inverse of ``transform_event``: z (*B, *event) and log_det (*B)."""
         return tally(*self.untransform(x, params), event_dims, base)
 
+    def carry_score(self, value: Tensor, params: Tensor, score: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``transform`` (``untransform`` with ``inverse``), and a score carried along: s' = (s - d log|x'| / dz) / x'.
+
+        Override with a closed form; this one differentiates.
+
+        Args:
+            value: (*S); params: (*S, parameter_count), recorded for differentiation; score: (*S), a constant.
+
+        Returns:
+            out (*S), log|slope| (*S), s' (*S) and d (s' out + log|slope|) / d params (*S, parameter_count), the last two constants.
+        """
+        value = value if value.requires_grad else value.detach().requires_grad_()
+        out, log_slope = (self.untransform if inverse else self.transform)(value, params)
+        bend, by_slope = torch.autograd.grad(log_slope.sum(), (value, params), retain_graph=True, materialize_grads=True)
+        carried = ((score - bend) * torch.exp(-log_slope.detach())).to(score.dtype)
+        (by_value,) = torch.autograd.grad(out, params, carried, retain_graph=True, materialize_grads=True)
+        return out, log_slope, carried, by_slope + by_value
+
     def initial_parameters(self) -> Tensor:
         """Parameters (parameter_count,) at which the map is the identity, or closest to it: where training starts."""
         return torch.zeros(self.parameter_count)

@@ -167,7 +167,7 @@ def jacobian_structure(f: Any, case: Case) -> None:
 
 @register(BIJECTOR, applies=lambda f: exact(f) and has_inverse(f) and f.traits.score != "none")
 def scores(f: Any, case: Case) -> None:
-    """push_score and pull_score equal the gradient of the carried log-density."""
+    """push_score and pull_score equal the gradient of the carried log-density; value and log_det are those of a call, in the same graph."""
     allowed = max(1e-8, 100 * tolerance(f, 0.0))
     for side in sides(f, case):
         there, _ = side(f)
@@ -181,6 +181,15 @@ def scores(f: Any, case: Case) -> None:
         close(value, there, allowed * scale_of(there), f"{what}, value")
         close(log_det, -log_det_back.detach(), allowed * scale_of(log_det), f"{what}, log_det")
         close(score, wanted, allowed * scale_of(wanted), f"{what}, score")
+        expect(not score.requires_grad, f"{what}: the score is not a constant")
+        parameters = [p for p in f.parameters() if p.requires_grad]
+        weights = torch.linspace(-1.0, 1.0, value.numel(), dtype=value.dtype).reshape(value.shape)
+        entered = side.value.clone().requires_grad_()
+        several = [carry(entered, -0.7 * side.value, side.context)[:2], call(f, entered, side.context, inverse=side.inverse)]
+        losses = [(weights * out).sum() + volume.sum() for out, volume in several]
+        ours, plain = (torch.autograd.grad(loss, [entered, *parameters], allow_unused=True, materialize_grads=True) for loss in losses)
+        for one, other in zip(ours, plain, strict=True):
+            close(one, other, allowed * scale_of(other), f"{what}, gradient of value and log_det")
 
 
 def plane(f: Any) -> bool:

@@ -84,6 +84,18 @@ class Affine(Univariate):
         shift, log_scale = self._split(params)
         return tally((x - shift) * torch.exp(-log_scale), -log_scale, event_dims, base)
 
+    def carry_score(self, value: Tensor, params: Tensor, score: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.scale not in ("tanh", "exp"):
+            return super().carry_score(value, params, score, inverse=inverse)
+        out, log_slope = (self.untransform_event if inverse else self.transform_event)(value, params, 0)
+        with torch.no_grad():
+            slope = log_slope.to(score.dtype)
+            carried = score * torch.exp(-slope)
+            by_scale = -1 - carried * out if inverse else 1 + score * value
+            if self.scale == "tanh":  # the log-scale a = +-slope, and da/draw = 1 - (a / bound)^2
+                by_scale = torch.addcmul(by_scale, by_scale, slope.square(), value=-1 / self.bound**2)
+            return out, log_slope, carried, torch.stack([-score if inverse else carried, by_scale], dim=-1)
+
     def saturated(self, params: Tensor) -> Tensor | None:
         raw = params[..., 1]
         if self.scale == "tanh":

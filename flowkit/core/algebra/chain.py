@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -69,15 +69,7 @@ class Chain(TransformSequence, Bijector):
         """Whether ``move`` is a call of which the log_det is dropped."""
         return self.memory == "invert" or all(moves_by_call(step) for step in self.transforms)
 
-    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(z, score, context, generator, inverse=False)
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(x, score, context, generator, inverse=True)
-
-    def _carry(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        value, context = self._prepare(value, context, inverse)
-        score = score.expand_as(value)
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         total = zeros_log_det(value, self.out_shape if inverse else self.in_shape)
         for step in self._steps(inverse):
             carry = step.pull_score if inverse else step.push_score

@@ -65,11 +65,8 @@ class Inverse(Bijector):
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         return self.bijector.initialize(value, context, inverse=not inverse, generator=generator)
 
-    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.bijector.pull_score(z, score, context, generator=generator)
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.bijector.push_score(x, score, context, generator=generator)
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return (self.bijector.push_score if inverse else self.bijector.pull_score)(value, score, context, generator=generator)
 
     def parts(self) -> list[Any]:
         inner = self.bijector.parts()
