@@ -22,6 +22,7 @@ def coarse_pictures() -> Iterator[None]:
     """Fewer pixels, frames and slow densities: they are most of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flowkit.experiment._pictures.DPI", 30)
+        patch.setattr("flowkit.experiment._pictures.POLE_TO_POLE", 12)
         patch.setattr("flowkit.experiment._paths.FRAMES", 3)
         patch.setattr("flowkit.experiment.evaluate.MOST_NUMBERS", 2**14)
         yield

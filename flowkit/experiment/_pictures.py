@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN, PICTURES, COLUMNS, DPI = 4000, 64, 6, 170
+POLE_TO_POLE = 120  # cells of a map of the sphere, whose densities are solves
 MOVING, STRIP_ROWS, STRIP_TIMES = 1500, 6, 6
 
 
@@ -41,7 +42,7 @@ def samples_against(run: Run, rows: Split | None, seed: int) -> tuple[Figure, st
     if run.flow.context_shape is not None and context is None:
         return None
     if on_globe(run.flow) and run.flow.context_shape is None:
-        drawn = sphere_map(run.flow, None if real is None else real.cpu(), generator=generator_for(run.flow, seed))
+        drawn = sphere_map(run.flow, None if real is None else real.cpu(), resolution=POLE_TO_POLE, generator=generator_for(run.flow, seed))
         return drawn, "Held-out data, as many samples of the flow, and the density it has learnt, on an equal-area map of the sphere."
     if tuple(run.flow.event_shape) == (2,) and run.flow.context_shape is None:
         names = units.names if units.names is not None and units.scale is None else None if units.names is None else units.names
