@@ -74,10 +74,12 @@ class Univariate(nn.Module):
         """
         value = value if value.requires_grad else value.detach().requires_grad_()
         out, log_slope = (self.untransform if inverse else self.transform)(value, params)
-        bend, by_slope = torch.autograd.grad(log_slope.sum(), (value, params), retain_graph=True, materialize_grads=True)
+        ones, bent = torch.ones_like(log_slope), log_slope.requires_grad  # not where the slope is the same everywhere
+        bend = torch.autograd.grad(log_slope, value, ones, retain_graph=True, materialize_grads=True)[0] if bent else 0.0
         carried = ((score - bend) * torch.exp(-log_slope.detach())).to(score.dtype)
-        (by_value,) = torch.autograd.grad(out, params, carried, retain_graph=True, materialize_grads=True)
-        return out, log_slope, carried, by_slope + by_value
+        outputs, cotangents = ((out, log_slope), (carried, ones)) if bent else ((out,), (carried,))
+        (by_params,) = torch.autograd.grad(outputs, params, cotangents, retain_graph=True, materialize_grads=True)
+        return out, log_slope, carried, by_params
 
     def initial_parameters(self) -> Tensor:
         """Parameters (parameter_count,) at which the map is the identity, or closest to it: where training starts."""

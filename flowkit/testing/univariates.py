@@ -142,6 +142,23 @@ def float32_backward_error(u: Any, case: Case) -> None:
     close(back, value, scale * (16 * EPS32 * log_slope.exp()).clamp(min=floor), "transform(untransform(x)) in float32")
 
 
+@register(UNIVARIATE, drawn=True)
+def carried_scores(u: Any, case: Case) -> None:
+    """carry_score gives s' = (s - d log|x'| / dz) / x' and the cotangent of the parameters, both ways."""
+    value, params = inputs(u, case)
+    score = torch.linspace(-2.0, 1.0, value.numel(), dtype=value.dtype).reshape(value.shape)
+    for name, function in both(u)[: 2 if invertible(u) else 1]:
+        out, log_slope, carried, by_params = u.carry_score(value, params.clone().requires_grad_(), score, inverse=name == "untransform")
+        point, at = value.clone().requires_grad_(), params.clone().requires_grad_()
+        plain, slope = function(point, at)
+        close(out, plain, 1e-12 * scale_of(plain), f"{name}, value beside a score")
+        close(log_slope, slope, 1e-12 * scale_of(slope), f"{name}, log-slope beside a score")
+        bend = torch.autograd.grad(slope.sum() + 0.0 * point.sum(), point, retain_graph=True)[0]
+        close(carried, (score - bend) * (-slope).exp(), 1e-9 * scale_of(carried), f"{name}, score")
+        (wanted,) = torch.autograd.grad((carried.detach() * plain).sum() + slope.sum(), at)
+        close(by_params, wanted, 1e-9 * scale_of(wanted), f"{name}, cotangent of the parameters")
+
+
 @register(UNIVARIATE)
 def monotone(u: Any, case: Case) -> None:
     """The map increases, over its interval or [-12, 12], and stays inside the interval."""
