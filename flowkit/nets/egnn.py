@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.errors import ConfigError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive, whole_number
 
@@ -25,24 +26,41 @@ class EGNN(nn.Module):
         features: F, numbers at each particle.
         hidden: width of the messages and of the networks.
         layers: number of layers.
+        outputs: invariant numbers that ``invariants`` gives for each particle; 0 for none. They start at zero.
 
     Shapes: x (*B, N, D), h (*B, N, F) or (N, F) -> moved x (*B, N, D). Cost: N^2 hidden^2 a layer.
 
     Reference: Satorras et al. (2021), E(n) Equivariant Graph Neural Networks, arXiv:2102.09844.
     """
 
-    def __init__(self, features: int, hidden: int = 32, layers: int = 2) -> None:
+    def __init__(self, features: int, hidden: int = 32, layers: int = 2, *, outputs: int = 0) -> None:
         super().__init__()
         self.features, self.hidden = whole_number(features, "EGNN", "features", 0), positive(hidden, "EGNN", "hidden")
         self.layers = positive(layers, "EGNN", "layers")
+        self.outputs = whole_number(outputs, "EGNN", "outputs", 0)
         self.first = nn.Linear(self.features, self.hidden)
-        self.body = nn.ModuleList(_Layer(self.hidden, updates_nodes=number + 1 < self.layers) for number in range(self.layers))
+        # what the last layer would do to h, nothing reads unless there are outputs
+        self.body = nn.ModuleList(_Layer(self.hidden, updates_nodes=self.outputs > 0 or number + 1 < self.layers) for number in range(self.layers))
+        self.last = nn.Linear(self.hidden, self.outputs) if self.outputs else None
+        if self.last is not None:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return self._run(x, h)[0]
+
+    def invariants(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The moved x (*B, N, D), and numbers at each particle that rotations, reflections and shifts leave (*B, N, outputs)."""
+        if self.last is None:
+            raise ConfigError("EGNN.invariants: the network has no outputs. Build it with outputs=...")
+        x, nodes = self._run(x, h)
+        return x, self.last(nodes)
+
+    def _run(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         nodes = self.first(h)
         for layer in self.body:
             x, nodes = layer(x, nodes)
-        return x
+        return x, nodes
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, EGNN]]:
@@ -57,7 +75,6 @@ class _Layer(nn.Module):
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.along = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=False))
         nn.init.xavier_uniform_(self.along[-1].weight, gain=0.1)  # type: ignore[arg-type]
-        # what the last layer would do to h, nothing reads
         self.weight = nn.Sequential(nn.Linear(hidden, 1), nn.Sigmoid()) if updates_nodes else None
         self.node = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) if updates_nodes else None
 
