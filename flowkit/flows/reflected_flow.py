@@ -171,6 +171,13 @@ class ReflectedFlow(ContinuousFlow):
             return moved.value, self._density(moved.value, context, generator)
         return moved.value, self.base.log_prob(z, self._context_for(self.base, context)) - moved.log_det
 
+    def sample_and_score(
+        self, shape: int | tuple[int, ...] = (), context: Context = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``sample_and_log_prob``, and the gradient of ``log_prob`` at the samples, by a second pass."""
+        x, log_prob = self.sample_and_log_prob(shape, context, generator)
+        return x, log_prob, self.score(x.detach(), context)
+
     @torch.no_grad()
     def sample_with_info(
         self,
