@@ -5,29 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flowkit.core.build import build
 from flowkit.core.flow import Flow
 from flowkit.core.objective import Batch, Loss, Objective
 from flowkit.core.registry import OBJECTIVES
+from flowkit.objectives._likelihood import negative_log_likelihood
 
 
 @OBJECTIVES.register("maximum_likelihood", "mle")
 class MaximumLikelihood(Objective):
     """Mean negative log-likelihood of the batch, in nats; -mean(w log p) if the batch carries weights w, ``extra["weight"]`` (B,).
 
-    Minimising it minimises KL(data || model). Weights of mean 1 over the whole data, as ``fit`` gives them, keep the batches'
-    losses unbiased; dividing by each batch's own sum would not.
+    Minimising it minimises KL(data || model): it is ``ForwardKL(gradient="ml")`` by its usual name. Weights of mean 1 over the whole data, as
+    ``fit`` gives them, keep the batches' losses unbiased; dividing by each batch's own sum would not.
     """
 
     requires = frozenset({"data"})
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None, *, phase: str = "main") -> Loss:
-        log_prob: Tensor = model.log_prob(batch.x, batch.context, generator=generator)  # type: ignore[operator]
-        weight = batch.extra.get("weight")
-        value = -log_prob.mean() if weight is None else -(weight * log_prob).mean()
-        return Loss(value, {"nll": value.detach()})
+        return negative_log_likelihood(model, batch, generator)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MaximumLikelihood, nn.Module, Batch]]:

@@ -1,0 +1,151 @@
+"""Samples of a flow weighed against a target, and carriers of the gradients that estimators are made of.
+
+With x = g_theta(z) and log w = log p(x) - log q_theta(x), s_p and s_q the scores at x, three gradients per sample suffice:
+
+    path    P = (dx/dtheta)^T (s_p - s_q)
+    score   S = d/dtheta log q_theta(x) at a fixed x, of mean zero over q
+    total   P - S = d/dtheta log w along x(theta)
+
+A carrier is a number per sample whose derivative is one of them; an estimator is a weighted sum of carriers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.core.checks import checks_finite
+from flowkit.core.errors import ConfigError
+from flowkit.core.flow import Flow
+from flowkit.core.objective import Batch, Loss
+from flowkit.core.shapes import positive, sum_event
+from flowkit.objectives._energies import check_events, evaluate
+
+Gradient = Literal["path", "path_two_pass", "total", "score"]
+
+
+class Draws(NamedTuple):
+    """Samples of a flow.
+
+    Args:
+        log_w, log_q: log-weight and log-density of each sample, without a graph.
+        carrier: a number per sample whose derivative is the gradient asked for; zero where no gradients are recorded.
+    """
+
+    log_w: Tensor
+    log_q: Tensor
+    carrier: Tensor
+
+
+def draw(
+    model: Flow, target: Any, shape: tuple[int, ...], context: Any, generator: torch.Generator | None, *, by: Gradient, who: str, zeros: bool = False
+) -> Draws:
+    """Draw samples and weigh them.
+
+    Args:
+        shape: sample shape; samples are (*shape, *Bc, *event).
+        by: "path" carries the score along the sampling pass, "path_two_pass" differentiates the density pass at the samples;
+            "score" needs no gradient of the target.
+        zeros: whether weights of zero are in order.
+    """
+    check_events(target, model, who)
+    recorded = torch.is_grad_enabled()
+    score_q: Tensor | None = None
+    if by == "path" and recorded:
+        x, log_q, score_q = model.sample_and_score(shape, context, generator)
+    else:
+        with torch.set_grad_enabled(recorded and by != "score"):
+            x, log_q = model.sample_and_log_prob(shape, context, generator)
+    conditions = context if getattr(target, "context_shape", None) is not None else None
+    found = evaluate(target, x, conditions, who=who, score=by != "score" and (recorded or checks_finite()), zeros=zeros)
+    log_w = found.log_density.to(log_q.dtype) - log_q.detach()
+    if not recorded:
+        return Draws(log_w, log_q, torch.zeros_like(log_w))
+    if by == "score":
+        return Draws(log_w, log_q, model.log_prob(x.detach(), context, generator=generator))
+    assert found.score is not None
+    if by == "total":
+        return Draws(log_w, log_q.detach(), along(model, x, found.score) - log_q)
+    score_q = density_score(model, x, context, generator) if score_q is None else score_q
+    return Draws(log_w, log_q.detach(), along(model, x, found.score - score_q))
+
+
+def along(model: Flow, x: Tensor, direction: Tensor) -> Tensor:
+    """<x, direction> per sample, the direction constant: its derivative is (dx/dtheta)^T direction."""
+    return sum_event(x * direction.detach(), len(model.event_shape))
+
+
+def density_score(model: Flow, x: Tensor, context: Any, generator: torch.Generator | None) -> Tensor:
+    """Score of the flow at x by differentiating the density pass: what ``sample_and_score`` saves."""
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        (score,) = torch.autograd.grad(model.log_prob(point, context, generator=generator).sum(), point)
+    return score
+
+
+def carried(value: Tensor, surrogate: Tensor, terms: dict[str, Tensor]) -> Loss:
+    """A loss of a given value whose gradient is the surrogate's."""
+    return Loss(value.detach() + (surrogate - surrogate.detach()), {name: term.detach() for name, term in terms.items()})
+
+
+def effective_share(log_w: Tensor) -> Tensor:
+    """Kish's effective sample size over the number of samples, in (0, 1]: (*B) -> ()."""
+    flat = log_w.flatten()
+    return (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / flat.numel()
+
+
+def weight_terms(log_w: Tensor, target: Any) -> dict[str, Tensor]:
+    """What is worth watching of log-weights of the flow's own samples: elbo, log_w_std, ess, and kl where log Z is known."""
+    terms = {"elbo": log_w.mean(), "log_w_std": log_w.std(correction=0)}
+    if getattr(target, "context_shape", None) is None:  # weights of different conditions have different constants
+        terms["ess"] = effective_share(log_w)
+    if target.log_normalizer is not None:
+        terms["kl"] = target.log_normalizer - log_w.mean()
+    return terms
+
+
+def sample_plan(model: nn.Module, batch: Batch, who: str) -> tuple[Flow, tuple[int, ...], Any]:
+    """The flow, the sample shape and the context of a step: one sample for each row of the context, or ``batch.size`` samples.
+
+    Raises:
+        ConfigError: the model is no flow, the flow is conditional and there is no context, or the batch carries weights.
+    """
+    if not isinstance(model, Flow):
+        raise ConfigError(f"{who}: expected a flow; got {type(model).__name__}.")
+    if "weight" in batch.extra:
+        raise ConfigError(f"{who}: draws its own samples, which have no weights. Drop sample_weight=.")
+    if model.context_shape is not None:
+        if batch.context is None:
+            raise ConfigError(f"{who}: the flow is conditional and the batch has no context. Pass a source of (x, context) to fit; x is not used.")
+        return model, (), batch.context
+    n = batch.size if batch.x is None else len(batch.x)
+    return model, (positive(n, who, "the batch's size"),), None
+
+
+def check_gradient(model: Flow, by: str, who: str, *, gradient: str, exact: bool = False, remedy: str = "total", draws: bool = True) -> None:
+    """Raise ConfigError where a flow cannot give a gradient.
+
+    Args:
+        by: of what kind it is, see ``draw``. gradient: what the caller called it.
+        remedy: the gradient that always goes. draws: whether the samples are the flow's own.
+        exact: whether an unbiased estimate of log q does not do, as where it enters through its exp or its square.
+    """
+    asked, kind = f"{who}: gradient={gradient!r}", type(model).__name__
+    if model.density == "manifold":
+        raise ConfigError(f"{asked} needs a density on all of the space; {kind} has one on a manifold.")
+    fixed = not any(p.requires_grad for p in model.base.parameters())
+    if draws and by != "score" and not (model.reparametrized and (fixed or model.base.reparametrized)):
+        part = type(model.base).__name__ if model.reparametrized else kind
+        other = "Train it from data" if model.density == "lower_bound" else "Use ReverseKL(gradient='score'), or freeze it"
+        raise ConfigError(f"{asked} needs samples differentiable in the parameters; those of {part} are not. {other}.")
+    if model.density == "lower_bound" and by != "total":
+        raise ConfigError(f"{asked} needs the flow's density; {kind} has a lower bound of it, as a layer of it draws. Use gradient='{remedy}'.")
+    if model.density == "estimate" and exact:
+        raise ConfigError(f"{asked} needs the flow's exact density; {kind} estimates it. Build its maps with an exact log_det, or use ReverseKL.")
+    scores = [step.traits.score if hasattr(step, "push_score") else "none" for step in model.maps]
+    if by == "path" and "none" in scores:
+        raise ConfigError(f"{asked} needs maps that carry a score; {kind} has one of traits.score 'none'. Use gradient='{remedy}'.")
+    if by in ("path_two_pass", "score") and any(step.traits.inverse == "none" for step in model.maps):
+        raise ConfigError(f"{asked} needs the inverse; {kind} has none. Use gradient='{remedy}'.")
