@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from flowkit import bijectors, continuous, data, distributions, evaluation, flows, injections, nets, objectives, surjections, targets, univariates
+from flowkit import bijectors, continuous, data, distributions, evaluation, flows, injections, nets, objectives, sampling, surjections, targets, univariates
 from flowkit.core.checks import checks
 from flowkit.core.flow import Flow
 from flowkit.core.version import __version__
@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "nets",
     "objectives",
+    "sampling",
     "save",
     "surjections",
     "targets",

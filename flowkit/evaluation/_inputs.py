@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,19 +11,6 @@ from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, NonFiniteError, ShapeError
 from flowkit.core.flow import Flow
 from flowkit.core.shapes import Context
-
-
-@contextmanager
-def evaluating(flow: Distribution) -> Iterator[None]:
-    """Without gradients, and with dropout off; each module goes back to its own mode afterwards."""
-    modes = [(module, module.training) for module in flow.modules()]
-    flow.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def log_prob_of(flow: Distribution, x: Tensor, context: Context, batch_size: int, generator: torch.Generator | None, who: str) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, NonFiniteError, ShapeError
+from flowkit.core.evaluating import evaluating
 from flowkit.core.flow import Flow
 from flowkit.core.shapes import Context, context_batch, expand_context, positive
 from flowkit.distributions.standard_normal import StandardNormal
-from flowkit.evaluation._inputs import evaluating, log_prob_of
+from flowkit.evaluation._inputs import log_prob_of
 
 
 class LatentNormality(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.evaluation._inputs import pair_of
-from flowkit.evaluation.estimate import Estimate
+from flowkit.numerics.estimate import Estimate
 
 
 def c2st(

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError
+from flowkit.core.evaluating import evaluating
 from flowkit.core.shapes import Context, positive
-from flowkit.evaluation._inputs import evaluating, log_prob_of
-from flowkit.evaluation.estimate import Estimate, mean_of
+from flowkit.evaluation._inputs import log_prob_of
+from flowkit.numerics.estimate import Estimate, mean_of
 
 
 def nll(

@@ -8,7 +8,7 @@ from torch import Tensor
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.shapes import positive
 from flowkit.evaluation._inputs import pair_of
-from flowkit.evaluation.estimate import Estimate, mean_of
+from flowkit.numerics.estimate import Estimate, mean_of
 
 
 def wasserstein(x: Tensor, y: Tensor, *, order: float = 2.0) -> float:
@@ -60,13 +60,13 @@ def sliced_wasserstein(
     device = rows.device if generator is None else generator.device
     directions = torch.randn((features, count), generator=generator, dtype=rows.dtype, device=device).to(rows.device)
     directions = directions / directions.norm(dim=0)
-    powers = mean_of(_line_distance((rows @ directions).double(), (others @ directions).double(), order))
+    powers = mean_of(line_distance((rows @ directions).double(), (others @ directions).double(), order))
     distance = max(powers.mean, 0.0) ** (1 / order)
     error = 0.0 if features == 1 else powers.standard_error * distance / (order * powers.mean) if powers.mean > 0 else powers.standard_error
     return Estimate(distance, error)
 
 
-def _line_distance(x: Tensor, y: Tensor, order: float) -> Tensor:
+def line_distance(x: Tensor, y: Tensor, order: float) -> Tensor:
     """W_p^p of each column: (N, K), (M, K) -> (K,), the integral of |F_x^-1 - F_y^-1|^p over its constant pieces."""
     n, m = len(x), len(y)
     x, y = x.sort(0).values, y.sort(0).values

@@ -10,7 +10,7 @@ from torch import Tensor
 from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import positive
 from flowkit.evaluation._inputs import pair_of
-from flowkit.evaluation.estimate import Estimate
+from flowkit.numerics.estimate import Estimate
 
 
 def mmd(

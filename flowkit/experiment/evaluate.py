@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit.core.bar import bar
 from flowkit.core.errors import ConfigError, DataError, FlowkitError, NotInvertibleError
 from flowkit.core.flow import Flow
 from flowkit.data import Split, read_table
 from flowkit.evaluation import Coverage, Diagnosis, LatentNormality, bits_per_dim, coverage, diagnose, ess, latent_normality
-from flowkit.experiment._bar import bar
 from flowkit.experiment.baseline import gaussian_mixture
 from flowkit.experiment.config import Evaluation
 from flowkit.experiment.pieces import Pieces, make_pieces

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.core.bar import bar
 from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import check_temperature
-from flowkit.experiment._bar import bar
 from flowkit.experiment._paths import animation, has_paths, paths_of
 from flowkit.experiment._sample_files import WRITERS, Chunk
 from flowkit.experiment.evaluate import NUMBERS_AT_A_TIME, generator_for, is_slow
@@ -39,8 +39,9 @@ def write_samples(
     """Write n samples and their log-densities to a file, in the units of the data as they were given.
 
     ``.npz`` holds ``x`` (n, *event), ``log_prob`` (n,) and, for a conditional flow, ``context``; ``.csv`` and ``.parquet`` have
-    a column for each number of an event and ``log_prob``; ``.png`` is a grid of pictures; ``.gif`` shows samples of a continuous flow
-    on their way from noise to data, as many as fit a small file. The file appears whole or not at all.
+    a column for each number of an event and ``log_prob``; ``.xyz`` and ``.pdb`` hold structures of a molecule; ``.png`` is a grid of
+    pictures; ``.gif`` shows samples of a continuous flow on their way from noise to data, as many as fit a small file. The file appears
+    whole or not at all.
 
     Args:
         run: whose flow is sampled.
@@ -122,7 +123,7 @@ def _writer_for(path: Path, run: Run, n: int) -> Any:
         raise ConfigError(f"{path}: expected a file; got a folder. Choose another path.")
     if kind == ".png":
         if not run.units.is_image:
-            others = ", ".join(ending for ending in WRITERS if ending != ".png")
+            others = ", ".join(ending for ending in WRITERS if ending not in (".png", ".xyz", ".pdb"))
             raise ConfigError(f"{path}: .png is for pictures; events here have shape {run.units.event_shape}. Use {others}.")
         if n > MOST_PICTURES:
             raise ConfigError(f"{path}: a grid holds at most {MOST_PICTURES:,} pictures; got n={n}. Use .npz.")

@@ -49,3 +49,21 @@ def assign(cost: Tensor) -> Tensor:
 
         columns = torch.from_numpy(linear_sum_assignment(wide.numpy())[1])
     return columns.to(cost.device)
+
+
+@torch.no_grad()
+def assign_each(costs: Tensor) -> Tensor:
+    """``assign`` for every cost of a batch: (*B, N, N) -> (*B, N) int64. About 10 us for each of 13 points."""
+    if costs.dim() < 2 or costs.shape[-1] != costs.shape[-2]:
+        raise ShapeError(f"assign_each: expected square costs (*B, N, N); got {tuple(costs.shape)}.")
+    wide = costs.detach().to("cpu", torch.float64).reshape(-1, *costs.shape[-2:]).contiguous()
+    if not bool(torch.isfinite(wide).all()):
+        raise NonFiniteError("assign_each: costs hold NaN or infinite values. Check the points they are made of.")
+    columns = torch.empty(wide.shape[:2], dtype=torch.int64)
+    if library.unavailable() is None:
+        for cost, column in zip(wide.unbind(), columns.unbind(), strict=True):
+            library.call("assignment", (cost, column), (len(cost),), 0)
+    else:
+        for cost, column in zip(wide.unbind(), columns.unbind(), strict=True):
+            column.copy_(assign(cost))
+    return columns.reshape(costs.shape[:-1]).to(costs.device)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError, UnknownNameError, nearest
+from flowkit.core.errors import ConfigError, ShapeError, UnknownNameError, nearest
 from flowkit.core.shapes import positive_number
+from flowkit.numerics import alignment
 from flowkit.numerics.assignment import assign
 from flowkit.numerics.schedules import described
 from flowkit.numerics.sinkhorn import sinkhorn
@@ -21,6 +22,7 @@ TOLERANCE, ITERATIONS = 1e-2, 200  # of plans that pairs are only drawn from
 _OPTIONS: dict[str, dict[str, float]] = {
     "independent": {},
     "ot": {},
+    "equivariant_ot": {},
     "conditional_ot": {"weight": 1.0},
     "sinkhorn": {"reg": DEFAULT_REG},
     "unbalanced": {"reg": DEFAULT_REG, "marginal_penalty": 1.0},
@@ -40,6 +42,7 @@ class Pairing:
 
         independent     as they come
         ot              the permutation of least sum |x0 - x1|^2, exactly
+        equivariant_ot  the same with the distance left once x0, a cluster of alike particles (N, d), is reordered and turned towards x1; so it is then
         conditional_ot  the same with |x0 - x1|^2 + weight |c0 - c1|^2, c0 the condition that came with x0's row; labels must be equal
         sinkhorn        for every x1 an x0 drawn from the plan of least E|x0 - x1|^2 + reg KL(plan | independent)
         unbalanced      pairs drawn from the plan that may leave rows out, at marginal_penalty times the divergence of its marginals
@@ -49,7 +52,8 @@ class Pairing:
     Args:
         name: as above. options: numbers > 0 by name.
 
-    Reference: Tong et al. (2024), arXiv:2302.00482 (ot, sinkhorn); Cheng and Schwing (2025), The Curse of Conditions, arXiv:2503.10636 (conditional_ot).
+    Reference: Tong et al. (2024), arXiv:2302.00482 (ot, sinkhorn); Klein, Kraemer and Noe (2023), arXiv:2306.15030 (equivariant_ot);
+        Cheng and Schwing (2025), The Curse of Conditions, arXiv:2503.10636 (conditional_ot).
     """
 
     name: str
@@ -79,8 +83,12 @@ class Pairing:
     @torch.no_grad()
     def rows(self, x0: Tensor, x1: Tensor, context: Any, generator: torch.Generator | None) -> Rows:
         """The rows to pair: x0, x1 (B, *event), context (B, *context) or a dict of such, used by "conditional_ot"."""
+        if self.name == "equivariant_ot" and x1.dim() != 3:
+            raise ShapeError(f"pairing 'equivariant_ot': expected events (N, d), N alike particles; got {tuple(x1.shape[1:])}. Give the flow that event shape.")
         if self.independent or len(x1) < 2:
             return Rows(None, None)
+        if self.name == "equivariant_ot":
+            return Rows(assign(alignment.squared_distances(x0, x1).T), None)
         if self.name == "ot":
             return Rows(closest(x0, x1), None)
         if self.name == "conditional_ot":
@@ -91,6 +99,11 @@ class Pairing:
             return Rows(torch.multinomial(plan.T, 1, generator=generator).squeeze(1), None)
         drawn = torch.multinomial(plan.flatten(), len(x1), replacement=True, generator=generator)
         return Rows(drawn // len(x1), drawn % len(x1))
+
+    @torch.no_grad()
+    def aligned(self, x0: Tensor, x1: Tensor) -> Tensor:
+        """x0 of the pairs (B, *event), moved within its orbit where the pairing is up to symmetry."""
+        return alignment.superpose(x0, x1) if self.name == "equivariant_ot" else x0
 
 
 def closest(x0: Tensor, x1: Tensor) -> Tensor:

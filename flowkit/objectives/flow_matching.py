@@ -36,7 +36,8 @@ class FlowMatching(Objective):
 
     The minimiser is the velocity E[u_t | x_t] that carries the base to the data. A name, or ``{name: ..., **options}``, chooses each part:
 
-    - ``pairing``: "independent"; "ot", the exact best permutation in the batch; "conditional_ot" (weight), the same among equal labels or near
+    - ``pairing``: "independent"; "ot", the exact best permutation in the batch; "equivariant_ot", the same up to the order and the rotation of
+      alike particles (N, d), for a field and a base as symmetric and no standardisation; "conditional_ot" (weight), "ot" among equal labels or near
       contexts, without which pairing makes the noise depend on the condition; "sinkhorn" (reg), pairs from the entropic plan; "unbalanced" (reg,
       marginal_penalty), which may leave outliers out. Labels, contexts and weights stay with their data. "ot" is solved on the CPU.
     - ``path``: "linear", "trig" ("cosine"), "vp" (beta_min, beta_max), "linear_vp", "polynomial" (power), "target_ot" ("gaussian"), whose noise
@@ -57,8 +58,9 @@ class FlowMatching(Objective):
     Raises:
         UnknownNameError, ConfigError: an option, or a model that is no continuous flow. NonFiniteError: data are NaN or infinite.
 
-    Reference: Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv:2210.02747; Tong et al. (2024), arXiv:2302.00482; Albergo and
-        Vanden-Eijnden (2023), arXiv:2209.15571; Ho and Salimans (2022), Classifier-free diffusion guidance, arXiv:2207.12598.
+    Reference: Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv:2210.02747; Tong et al. (2024), arXiv:2302.00482; Klein, Kraemer and
+        Noe (2023), arXiv:2306.15030 (equivariant_ot); Albergo and Vanden-Eijnden (2023), arXiv:2209.15571; Ho and
+        Salimans (2022), Classifier-free diffusion guidance, arXiv:2207.12598.
 
     Example:
         >>> import torch, flowkit as fk
@@ -124,7 +126,7 @@ class FlowMatching(Objective):
         if rows.data is not None:
             at = rows.data
             x1, context = x1[at], map_parts(context, lambda part: part[at])
-        return x0 if rows.noise is None else x0[rows.noise], x1, context, weight
+        return self._pairing.aligned(x0 if rows.noise is None else x0[rows.noise], x1), x1, context, weight
 
     def _source(self, flow: Any, batch: Batch, x1: Tensor, generator: torch.Generator | None) -> Tensor:
         source = batch.extra.get("source")
@@ -173,6 +175,10 @@ class FlowMatching(Objective):
         field = {"name": "prediction_field", "field": {"name": "mlp_field", "features": 2, "hidden": (16, 16)}, "predicts": "data", "path": "vp"}
         yield "data_prediction", cls(path="vp", weight="noise"), build({**plain, "field": field}, Flow), Batch(x, extra={"weight": weight})
         yield "unbalanced", cls({"name": "unbalanced", "reg": 0.5}, "trig", 0.1, time="stratified"), build(plain, Flow), Batch(x, extra={"weight": weight})
+        clusters = torch.randn(16, 3, 2, generator=generator)
+        symmetric: dict[str, Any] = {"name": "continuous_flow", "field": {"name": "egnn_field", "particles": 3, "dim": 2, "hidden": 8}, "standardize": False}
+        symmetric["base"] = {"name": "mean_free_normal", "particles": 3, "dim": 2}
+        yield "clusters", cls("equivariant_ot"), build(symmetric, Flow), Batch(clusters - clusters.mean(1, keepdim=True))
 
 
 def _is_number(value: Any) -> bool:
