@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -50,6 +50,7 @@ class Phase:
         lr_scale: multiplies the learning rate.
         every: the phase is due on steps divisible by this.
         weight_decay: overrides ``fit``'s.
+        lr_scales: a further factor for each of ``parameters``, in their order.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Phase:
     lr_scale: float = 1.0
     every: int = 1
     weight_decay: float | None = None
+    lr_scales: Sequence[float] | None = None
 
 
 class Objective(nn.Module):

@@ -11,7 +11,7 @@ from flowkit.core.distribution import Distribution
 from flowkit.testing._case import Case
 from flowkit.testing._draws import concrete, draw, draw_context
 
-EXACT, ESTIMATES = "exact", ("estimate", "lower_bound")
+EXACT = "exact"
 
 
 def tensor_density(p: Any) -> bool:
@@ -22,6 +22,11 @@ def tensor_density(p: Any) -> bool:
 def exact(p: Any) -> bool:
     """Whether ``log_prob`` is the density itself and not an estimate or a bound."""
     return tensor_density(p) and getattr(p, "density", EXACT) == EXACT
+
+
+def drawn(p: Any) -> bool:
+    """Whether every call of ``log_prob`` draws anew: a bound by the way back of a flow with a map that draws in its inverse."""
+    return getattr(p, "density", EXACT) == "lower_bound"
 
 
 def _discrete(p: Any) -> bool:

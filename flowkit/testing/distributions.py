@@ -16,7 +16,7 @@ from flowkit.testing import _distribution_state, _flows  # noqa: F401  these fil
 from flowkit.testing._case import Case
 from flowkit.testing._compare import close, expect, finite, raises, scale_of
 from flowkit.testing._density import distribution_function, integrable, measured_mass, stein
-from flowkit.testing._distribution_inputs import conditional, density_of, event_of, exact, fixed, points, tensor_density
+from flowkit.testing._distribution_inputs import conditional, density_of, drawn, event_of, exact, fixed, points, tensor_density
 from flowkit.testing._draws import draw_context, map_context, points_outside
 from flowkit.testing._suite import CheckReport, register
 from flowkit.testing._suites import DISTRIBUTION
@@ -56,7 +56,7 @@ def log_prob_shapes(p: Any, case: Case) -> None:
         expect(tuple(value.shape) == (5, 3), f"log_prob of batch (3,) with context batch (5, 1) has shape {tuple(value.shape)}")
 
 
-@register(DISTRIBUTION, applies=tensor_density)
+@register(DISTRIBUTION, applies=lambda p: tensor_density(p) and not drawn(p))
 def log_prob_rows_independent(p: Any, case: Case) -> None:
     """A row's log_prob does not depend on the other rows."""
     x, context = points(p, case, (4,)), draw_context(p, (4,), case)
@@ -121,9 +121,9 @@ def generator_used(p: Any, case: Case) -> None:
     expect(torch.equal(state, torch.get_rng_state()), "sampling with a generator moves the global one")
     expect(torch.equal(first, second), "two samples from equal generators differ")
     expect(not torch.equal(first, third), "samples from different generators are equal")
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     fourth = p.sample((4,), context)
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     expect(torch.equal(fourth, p.sample((4,), context)), "torch.manual_seed does not govern sampling")
 
 
@@ -205,9 +205,11 @@ def score_is_gradient(p: Any, case: Case) -> None:
     """score equals the autograd gradient and finite differences of log_prob."""
     x, context = points(p, case), draw_context(p, case.batch, case)
     point = x.clone().requires_grad_()
+    torch.default_generator.manual_seed(0)  # a bound is drawn
     value, wanted = p.log_prob(point, context), torch.zeros_like(x)
     if value.requires_grad:
         (wanted,) = torch.autograd.grad(value.sum(), point, materialize_grads=True)
+    torch.default_generator.manual_seed(0)
     close(p.score(x, context), wanted, 1e-8 * scale_of(wanted), "score against autograd")
     if exact(p) and value.requires_grad and not hasattr(p.domain, "tangent_basis"):
         directional(lambda at: p.log_prob(at[0], context).sum(), [x], case, "log_prob", step=1e-7, allowed=1e-3)
@@ -250,9 +252,11 @@ def parameter_gradients(p: Any, case: Case) -> None:
 def copies_agree(p: Any, case: Case) -> None:
     """A deep copy has the same density, and float32 follows the input."""
     x, context = points(p, case), draw_context(p, case.batch, case)
+    torch.default_generator.manual_seed(0)  # a bound is drawn
     value = p.log_prob(x, context)
+    torch.default_generator.manual_seed(0)
     close(copy.deepcopy(p).log_prob(x, context), value, 0.0, "log_prob after deepcopy")
     single = p.float().log_prob(x.float(), map_context(context, lambda part: part.float() if part.is_floating_point() else part))
     expect(single.dtype == torch.float32, f"log_prob of float32 events is {single.dtype}")
-    usable = torch.isfinite(value) & torch.isfinite(single)
+    usable = torch.isfinite(value) & torch.isfinite(single) & (not drawn(p))  # the same seed draws other numbers in float32
     close(single[usable], value[usable], 5e-3 * scale_of(value[usable]), "log_prob in float32 against float64")

@@ -20,7 +20,7 @@ from flowkit.training.ema import EMA
 from flowkit.training.interrupts import deferred
 from flowkit.training.loss_module import LossModule
 from flowkit.training.non_finite import MOST_SKIPPED_IN_A_ROW, explain
-from flowkit.training.optimizers import make_optimizer, schedule_factor
+from flowkit.training.optimizers import make_optimizer, schedule_factor, set_rate
 from flowkit.training.progress_bar import ProgressBar
 from flowkit.training.result import Progress
 from flowkit.training.run_folder import RunFolder
@@ -117,8 +117,7 @@ class Loop:
             if self.step % phase.every:
                 continue
             optimizer = self.optimizers[phase.name]
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = self.settings.lr * phase.lr_scale * factor
+            set_rate(optimizer, phase, self.settings.lr * factor)
             for parameter in self.parameters:
                 parameter.grad = None
             values = self._accumulate(group, phase.name, number)

@@ -34,7 +34,24 @@ def make_optimizer(name: str, phase: Phase, lr: float, weight_decay: float) -> t
         raise ConfigError(f"fit: phase '{phase.name}' has no parameter to train. Unfreeze some, or check the model.")
     decay = weight_decay if phase.weight_decay is None else phase.weight_decay
     options: dict[str, Any] = dict(_OPTIONS.get(name, {}))
-    return _OPTIMIZERS[name](phase.parameters, lr=lr * phase.lr_scale, weight_decay=decay, **options)
+    made = _OPTIMIZERS[name](_groups(phase), lr=lr, weight_decay=decay, **options)
+    set_rate(made, phase, lr)
+    return made
+
+
+def _groups(phase: Phase) -> list[dict[str, Any]]:
+    """One group of parameters for each factor of the learning rate."""
+    scales = [1.0] * len(phase.parameters) if phase.lr_scales is None else list(phase.lr_scales)
+    chosen: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter, scale in zip(phase.parameters, scales, strict=True):
+        chosen.setdefault(scale, []).append(parameter)
+    return [{"params": parameters, "lr_scale": scale} for scale, parameters in chosen.items()]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, phase: Phase, lr: float) -> None:
+    """Give every group of a phase's optimiser its learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * phase.lr_scale * group.get("lr_scale", 1.0)  # checkpoints of older versions have none
 
 
 def _constant(progress: float) -> float:
