@@ -10,6 +10,7 @@ from flowkit.bijectors.batch_norm import BatchNorm as BatchNorm
 from flowkit.bijectors.block_autoregressive import BlockAutoregressive as BlockAutoregressive
 from flowkit.bijectors.block_triangular import BlockTriangular as BlockTriangular
 from flowkit.bijectors.cdf import CDF as CDF
+from flowkit.bijectors.checkerboard_coupling import CheckerboardCoupling as CheckerboardCoupling
 from flowkit.bijectors.cholesky_linear import CholeskyLinear as CholeskyLinear
 from flowkit.bijectors.circular_shift import CircularShift as CircularShift
 from flowkit.bijectors.continuous import Continuous as Continuous
@@ -19,7 +20,9 @@ from flowkit.bijectors.coupling import Coupling as Coupling
 from flowkit.bijectors.dct import DCT as DCT
 from flowkit.bijectors.diagonal_plus_low_rank import DiagonalPlusLowRank as DiagonalPlusLowRank
 from flowkit.bijectors.elementwise import Elementwise as Elementwise
+from flowkit.bijectors.equivariant_coupling import EquivariantCoupling as EquivariantCoupling
 from flowkit.bijectors.exp import Exp as Exp
+from flowkit.bijectors.fourier_psd import FourierPSD as FourierPSD
 from flowkit.bijectors.gin_coupling import GINCoupling as GINCoupling
 from flowkit.bijectors.glow_step import GlowStep as GlowStep
 from flowkit.bijectors.graph import Graph as Graph
@@ -67,6 +70,7 @@ from flowkit.bijectors.to_lower_cholesky import ToLowerCholesky as ToLowerCholes
 from flowkit.bijectors.to_ordered import ToOrdered as ToOrdered
 from flowkit.bijectors.to_simplex import ToSimplex as ToSimplex
 from flowkit.bijectors.triangular_linear import TriangularLinear as TriangularLinear
+from flowkit.bijectors.u1_gauge_coupling import U1GaugeCoupling as U1GaugeCoupling
 from flowkit.bijectors.vmap import Vmap as Vmap
 from flowkit.bijectors.whitening import Whitening as Whitening
 from flowkit.core.algebra.chain import Chain as Chain

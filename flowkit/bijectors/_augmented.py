@@ -1,4 +1,4 @@
-"""The equation that a continuous flow solves: place, log_det and running costs."""
+"""The equation that a continuous flow solves: place, log_det and running costs, or the score carried along."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._flow_rows import Rows
+from flowkit.bijectors._scores import gradient
 from flowkit.core.shapes import Context
 from flowkit.core.vector_field import VectorField
 from flowkit.numerics.divergence import field_and_divergence, velocity_and_products
@@ -82,3 +83,26 @@ class Slopes:
             found, pulled = self._velocity(t, x, context, probes)
             shape = self.running(t, x, context, found[0], pulled).shape
         return x.new_zeros(shape)
+
+
+class ScoreSlopes:
+    """Place, log_det and score s of the density carried along: dx/dt = v, d log_det/dt = div v, ds/dt = -(dv/dx)' s - grad div v.
+
+    One product with the derivative of s.v + div v, whichever way the divergence is found; an estimate keeps its probes, so the score is
+    that of the same estimate. Holds in both directions of time.
+
+    Args:
+        slopes: of place and log_det.
+
+    Reference: Vaitl, Nicoli, Nakajima and Kessel (2022), Path-gradient estimators for continuous normalizing flows, arXiv:2206.09016.
+    """
+
+    def __init__(self, slopes: Slopes) -> None:
+        self.slopes = slopes
+
+    def __call__(self, t: Tensor, x: Tensor, log_det: Tensor, score: Tensor, *constants: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            v, divergence = self.slopes(t, point, log_det, *constants)
+            falls = gradient((v * score).flatten(1).sum(1) + divergence, point)
+        return v.detach(), divergence.detach(), -falls

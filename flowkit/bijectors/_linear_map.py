@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._matrices import identity_like
+from flowkit.bijectors._scores import adjoint
 from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import as_shape, constant_log_det, positive_sizes, whole_number
 from flowkit.core.traits import Traits
@@ -33,7 +34,7 @@ class LinearMap(Bijector):
         hidden: widths of the net's hidden layers.
     """
 
-    traits = Traits(jacobian="constant")
+    traits = Traits(jacobian="constant", score="closed")
     own_names: ClassVar[bool] = False  # the parameters are attributes of the map itself, not of its ``learned``
     bias: bool
     context_features: int
@@ -61,6 +62,14 @@ class LinearMap(Bijector):
         """W^-1 value and log|det W|."""
         raise NotImplementedError
 
+    def _times_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        """W^T value, without a graph; here the adjoint of the product."""
+        return adjoint(lambda point: self._times(parts, point)[0], value)
+
+    def _solve_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        """W^-T value, without a graph; here the adjoint of the solve, which costs as much as another one."""
+        return adjoint(lambda point: self._solve(parts, point)[0], value)
+
     def _values(self) -> dict[str, Tensor]:
         """The learned parameters, without what a context adds to them."""
         return {name: getattr(self, name) for name in self.learned.shapes} if self.own_names else dict(self.learned.values.items())
@@ -70,19 +79,30 @@ class LinearMap(Bijector):
         exact = torch.promote_types(dtype, torch.float32)
         return {name: part.to(exact) for name, part in self.learned(context, self._values()).items()}
 
+    def _applied(self, parts: Parts, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        with full_precision(value):
+            point = value.to(torch.promote_types(value.dtype, torch.float32))
+            if inverse:
+                out, total = self._solve(parts, point - parts["shift"] if self.bias else point)
+            else:
+                out, total = self._times(parts, point)
+                out = out + parts["shift"] if self.bias else out
+        return out.to(value.dtype), constant_log_det(-total if inverse else total, value, self.in_shape)
+
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        parts = self._parts(context, z.dtype)  # outside: the net of the context may run in lower precision
-        with full_precision(z):
-            x, total = self._times(parts, z.to(torch.promote_types(z.dtype, torch.float32)))
-            x = x + parts["shift"] if self.bias else x
-        return x.to(z.dtype), constant_log_det(total, z, self.in_shape)
+        # the parts outside of full precision: the net of the context may run in lower
+        return self._applied(self._parts(context, z.dtype), z, inverse=False)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        parts = self._parts(context, x.dtype)
-        with full_precision(x):
-            centred = x.to(torch.promote_types(x.dtype, torch.float32))
-            z, total = self._solve(parts, centred - parts["shift"] if self.bias else centred)
-        return z.to(x.dtype), constant_log_det(-total, x, self.in_shape)
+        return self._applied(self._parts(context, x.dtype), x, inverse=True)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        parts = self._parts(context, value.dtype)
+        with full_precision(value):
+            exact = torch.promote_types(value.dtype, torch.float32)
+            fixed = {name: part.detach() for name, part in parts.items()}
+            carried = (self._times_transposed if inverse else self._solve_transposed)(fixed, score.to(exact))
+        return *self._applied(parts, value, inverse), carried.to(score.dtype)
 
     def matrix(self, context: Tensor | None = None) -> Tensor:
         """The matrix W on flattened events: (n, n), or (*B, n, n) with a context (*B, context_features)."""

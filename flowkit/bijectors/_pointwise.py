@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_scalars
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
 from flowkit.core.shapes import as_shape, sum_event
@@ -17,14 +18,14 @@ from flowkit.kernels.diagonal_chain import Steps
 
 
 class Pointwise(Bijector):
-    """One scalar map on every coordinate. A subclass writes ``_value``, ``_preimage`` and ``_log_slope``, elementwise.
+    """One scalar map without parameters on every coordinate. A subclass writes ``_value``, ``_preimage`` and ``_log_slope``, elementwise.
 
     Args:
         shape: event shape, all sizes known.
         domain, codomain: ends of the intervals; infinite for the whole line.
     """
 
-    traits = Traits(jacobian="diagonal")
+    traits = Traits(jacobian="diagonal", score="closed")
 
     def __init__(
         self,
@@ -52,6 +53,20 @@ class Pointwise(Bijector):
     def _log_slope(self, z: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _scalars(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """A call before the log-slopes are added up."""
+        if inverse:
+            z = self._preimage(value)
+            return z, -self._log_slope(z)
+        return self._value(value), self._log_slope(value)
+
+    def _sign(self) -> float:
+        """-1.0 for a decreasing map."""
+        return 1.0
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return carry_scalars(lambda point: self._scalars(point, inverse), value, score, len(self.in_shape), self._sign())
+
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._value(z), sum_event(self._log_slope(z), len(self.in_shape))
 
@@ -69,6 +84,12 @@ class Stepwise(Pointwise):
 
     def diagonal_steps(self) -> Steps:
         return Steps(self._program())
+
+    def _scalars(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        steps = self.diagonal_steps()
+        return (steps.inverted() if inverse else steps)(value, 0)
+
+    _carry = Pointwise._carry  # a formula of its own would leave it behind
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self.diagonal_steps()(z, len(self.in_shape))

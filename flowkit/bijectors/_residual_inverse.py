@@ -37,6 +37,15 @@ def implicit_root(function: Function, z: Tensor, x: Tensor, rank: int, tolerance
     return adjoint
 
 
+def solve_adjoint(product: Pull, gradient: Tensor, rank: int, tolerance: float, max_iterations: int) -> Tensor:
+    """u with (I + J)' u = gradient, without a graph; NaN for events that do not converge."""
+    if not gradient.numel():
+        return gradient
+    scale = largest(gradient, rank)
+    solved, status = solve_fixed_point(lambda u: gradient - product(u), gradient, rank, scale=scale, tolerance=tolerance, max_iterations=max_iterations)
+    return torch.where(mask_event(status.converged, rank), solved, torch.full_like(solved, torch.nan))  # better than a wrong number
+
+
 def largest(value: Tensor, rank: int) -> Tensor:
     """Largest absolute entry of each event: (*B, *event) -> (*B)."""
     batch, event = value.shape[: value.dim() - rank], value.shape[value.dim() - rank :]
@@ -57,10 +66,5 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         refuse_second_order("ResidualOf.inverse", "log_det='exact'")
-        product, rank, tolerance, most = ctx.options
-        if not gradient.numel():
-            return gradient, None, None, None, None
-        scale = largest(gradient, rank)
-        solved, status = solve_fixed_point(lambda u: gradient - product(u), gradient, rank, scale=scale, tolerance=tolerance, max_iterations=most)
-        solved = torch.where(mask_event(status.converged, rank), solved, torch.full_like(solved, torch.nan))  # better than a wrong number
-        return solved, None, None, None, None
+        product, *options = ctx.options
+        return solve_adjoint(product, gradient, *options), None, None, None, None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.errors import ConfigError
-from flowkit.numerics.traces import log_det_matrix_series, log_det_series, orthogonal_probes, pullback, value_and_jacobian
+from flowkit.numerics.traces import log_det_matrix_series, log_det_series, orthogonal_probes, pullback
 
 Function = Callable[[Tensor], Tensor]
 Kind = Literal["exact", "power_series", "roulette"]
@@ -55,16 +55,11 @@ class SeriesOptions:
         return total
 
 
-def exact_log_det(function: Function, x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """g(x) and log|det(I + J)| from the full Jacobian: (*B, *event), (*B)."""
-    value, jacobian = value_and_jacobian(function, x, rank)
-    return value, torch.linalg.slogdet(plus_identity(jacobian)).logabsdet
-
-
-def matrix_series(function: Function, x: Tensor, rank: int, terms: int) -> tuple[Tensor, Tensor]:
-    """g(x) and the truncated series with the traces of the full Jacobian's powers."""
-    value, jacobian = value_and_jacobian(function, x, rank)
-    return value, log_det_matrix_series(jacobian.to(torch.promote_types(x.dtype, torch.float32)), terms)
+def formed_log_det(jacobian: Tensor, terms: int | None) -> Tensor:
+    """log|det(I + J)| from the full Jacobian (*B, n, n), or its series cut after ``terms``: (*B)."""
+    if terms is None:
+        return torch.linalg.slogdet(plus_identity(jacobian)).logabsdet
+    return log_det_matrix_series(jacobian.to(torch.promote_types(jacobian.dtype, torch.float32)), terms)
 
 
 def estimated_log_det(function: Function, x: Tensor, rank: int, kind: Kind, options: SeriesOptions, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

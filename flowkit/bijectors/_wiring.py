@@ -37,11 +37,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in the order of each direction, and the shape of every value."""
+    """Steps in the order of each direction, the shape of every value, and an order that serves both directions, or None.
+
+    In ``both`` a value is made, then looked at, then used up, so at every step all that is conditioned on is part of the state.
+    """
 
     forward: tuple[Step, ...]
     inverse: tuple[Step, ...]
     shapes: dict[str, Shape]
+    both: tuple[Step, ...] | None
 
 
 def make_plan(
@@ -64,7 +68,28 @@ def make_plan(
     forward = [_shaped(step, shapes, bijectors) for step in forward]
     known = {*outputs, *contexts}
     inverse = _ordered(forward[::-1], known, lambda step: (*step.makes, *step.conditions), lambda step: step.takes, _late_condition)
-    return Plan(tuple(forward), tuple(inverse), shapes)
+    return Plan(tuple(forward), tuple(inverse), shapes, _in_both(forward, {*inputs, *contexts}))
+
+
+def _in_both(forward: Sequence[Step], known: set[str]) -> tuple[Step, ...] | None:
+    """Steps so that each also finds what it uses up no longer looked at; None where no order does that."""
+    known, left, done = set(known), list(forward), []
+    while left:
+        ready = next(
+            (step for step in left if known.issuperset((*step.takes, *step.conditions)) and not any(_looks(other, step) for other in left)),
+            None,
+        )
+        if ready is None:
+            return None
+        left.remove(ready)
+        done.append(ready)
+        known.update(ready.makes)
+    return tuple(done)
+
+
+def _looks(step: Step, user: Step) -> bool:
+    """Whether a step is conditioned on what another uses up."""
+    return not set(step.conditions).isdisjoint(user.takes)
 
 
 def _read(i: int, step: Any) -> Step:

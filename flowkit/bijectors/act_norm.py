@@ -29,7 +29,7 @@ class ActNorm(Bijector):
     Reference: Kingma and Dhariwal (2018), Glow, arXiv:1807.03039, section 3.1.
     """
 
-    traits = Traits(jacobian="constant")
+    traits = Traits(jacobian="constant", score="closed")
     initialized: Tensor
 
     def __init__(self, shape: int | Sequence[int | None]) -> None:
@@ -54,6 +54,11 @@ class ActNorm(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return (x - self.shift) * (-self.log_scale).exp(), self._log_det(x, -1)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            carried = score * (self.log_scale if inverse else -self.log_scale).exp()
+        return *self._formula(value, context, generator, inverse), carried
 
     def diagonal_steps(self) -> Steps:
         return Steps("affine", (self.shift, self.log_scale))

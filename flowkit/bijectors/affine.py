@@ -33,7 +33,7 @@ class Affine(Bijector):
         ([2.0, 2.0], 1.3863)
     """
 
-    traits = Traits(jacobian="diagonal")
+    traits = Traits(jacobian="diagonal", score="closed")
 
     def __init__(
         self,
@@ -69,7 +69,9 @@ class Affine(Bijector):
 
     def _log_det(self, log_scale: Tensor, value: Tensor) -> Tensor:
         rank = len(self.in_shape)
-        return sum_event(log_scale, rank).expand(value.shape[: value.dim() - rank])
+        total = sum_event(log_scale, rank)
+        total = total if rank else total.clone()  # a view of a parameter would ask for a gradient under no_grad too
+        return total.expand(value.shape[: value.dim() - rank])
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._parameters_at(context)
@@ -78,6 +80,12 @@ class Affine(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._parameters_at(context)
         return (x - shift) * (-log_scale).exp(), self._log_det(-log_scale, x)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            _, log_scale = self._parameters_at(context)
+            carried = score * (log_scale if inverse else -log_scale).exp()
+        return *self._formula(value, context, generator, inverse), carried
 
     def diagonal_steps(self) -> Steps | None:
         return Steps("affine", (self.shift, self.log_scale)) if self.net is None else None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowkit.bijectors._composed import Composed
 from flowkit.bijectors._matrices import random_rotation
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.bijectors.act_norm import ActNorm
 from flowkit.bijectors.coupling import Coupling
 from flowkit.bijectors.householder import Householder
@@ -83,7 +84,7 @@ class AllInOneBlock(Composed):
 class _FixedRotation(Bijector):
     """x = R z, R a rotation drawn uniformly from a seed."""
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
     rotation: Tensor
 
     def __init__(self, features: int, seed: int) -> None:
@@ -115,3 +116,5 @@ class _FixedRotation(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._run(x, inverse=True)
+
+    _carry = carry_orthogonal

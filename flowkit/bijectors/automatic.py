@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowkit.bijectors._scores import Solve, carry_diagonal, carry_solved
 from flowkit.core.build import build
 from flowkit.core.checks import may_raise
 from flowkit.core.errors import ConfigError, NotInvertibleError, ShapeError
@@ -74,6 +75,7 @@ class Automatic(Bijector):
         self.traits = Traits(
             inverse="iterative" if found else "closed",
             jacobian=jacobian,
+            score="closed" if jacobian == "diagonal" else "solve",
             smooth=known.smooth,
             compiles=known.compiles,
             vmaps=known.vmaps,
@@ -117,6 +119,18 @@ class Automatic(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         z = self._solved(x, context) if self.inverse_function is None else self._value(self.inverse_function, x, context)
         return z, -self._log_det(self._linearized(z, context)[1])
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        if self.jacobian == "diagonal":
+            return carry_diagonal(self, value, score, context, generator, inverse)
+        return carry_solved(lambda z: self._with_solve(z, context), value, score)
+
+    def _with_solve(self, z: Tensor, context: Any) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v, from one Jacobian."""
+        x, jacobian = self._linearized(z, context)
+        return x, self._log_det(jacobian), lambda v: self._step(jacobian.mT, v)
 
     def _solved(self, x: Tensor, context: Any) -> Tensor:
         z = self._bracketed(x, context) if self.jacobian == "diagonal" else self._newton(x, context)

@@ -65,7 +65,7 @@ class Autoregressive2d(Bijector):
         self._domain = image_domain(self._univariate, every, self.in_shape, None, "Autoregressive2d")
         self._codomain = image_domain(self._univariate, every, self.in_shape, None, "Autoregressive2d")
         # events are laid out channel by channel, so with several channels raster order is not the order given
-        self.traits = traits_over(univariate, "triangular" if channels == 1 else "dense", activation, sequential=True)
+        self.traits = traits_over(univariate, "triangular" if channels == 1 else "dense", activation, sequential=True).but(score="two_pass")
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
         """(*B, C, H, W) -> (*B, H, W, C, parameter_count)."""

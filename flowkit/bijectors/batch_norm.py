@@ -37,7 +37,7 @@ class BatchNorm(Bijector):
     Reference: Ioffe and Szegedy (2015), arXiv:1502.03167; Dinh et al. (2017), Real NVP, arXiv:1605.08803, section 3.7.
     """
 
-    traits = Traits(jacobian="constant")
+    traits = Traits(jacobian="constant", score="closed")
     mean: Tensor
     var: Tensor
     initialized: Tensor
@@ -71,6 +71,11 @@ class BatchNorm(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return (x - self.shift) * (-self._log_scale()).exp() + self.mean, self._log_det(x, -1)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            carried = score * (self._log_scale() if inverse else -self._log_scale()).exp()
+        return *self._formula(value, context, generator, inverse), carried
 
     def diagonal_steps(self) -> Steps:
         return Steps("affine,affine", (-self.mean, torch.zeros_like(self.mean), self.shift, self._log_scale()))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowkit.bijectors._scalar_roots import bracketed_root
+from flowkit.bijectors._scores import entry, left
+from flowkit.bijectors.autoregressive import solve_score
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
@@ -24,6 +26,7 @@ from flowkit.numerics.precision import full_precision
 START_GATE = -2.0  # a network with a share of 0.12: near the identity, and it learns from the first step on
 FIRST_BIAS = 2.0  # range of the first units' biases, which bend where the data are
 POINTS = 64  # quantiles that the start is fitted on
+SOLVED = 32  # the most features for which a score is solved for: more products then cost more than the inverse of a second pass
 
 Offset = Callable[[int, Tensor], Tensor]
 
@@ -51,8 +54,6 @@ class BlockAutoregressive(Bijector):
     Reference: De Cao, Titov and Aziz (2019), Block Neural Autoregressive Flow, arXiv:1904.04676, section 3.
     """
 
-    traits = Traits(inverse="iterative", jacobian="triangular")
-
     def __init__(
         self,
         features: int,
@@ -69,6 +70,7 @@ class BlockAutoregressive(Bijector):
             raise ConfigError("BlockAutoregressive: expected at least one hidden layer; got none. Pass e.g. hidden=(8,).")
         self.context_features, self.context_hidden, self.activation = context_features, tuple(context_hidden), activation
         self.in_shape = self.out_shape = (self.features,)
+        self.traits = Traits(inverse="iterative", jacobian="triangular", score="solve" if self.features <= SOLVED else "two_pass")
         self.context_shape = (context_features,) if context_features else None
         sizes = [1, *(positive(width, "BlockAutoregressive", "hidden width") for width in self.hidden), 1]
         pairs = list(itertools.pairwise(sizes))
@@ -101,6 +103,11 @@ class BlockAutoregressive(Bijector):
         return self.weights[layer] * getattr(self, f"mask_{layer}") if self.features > 1 else None
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        x, log_slope = self._pass(z, context)
+        return x, sum_event(log_slope, 1)
+
+    def _pass(self, z: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        """x and the logarithm of the Jacobian's diagonal (*B, D)."""
         values = self.learned(context)
 
         def offset(layer: int, h: Tensor) -> Tensor:
@@ -110,7 +117,7 @@ class BlockAutoregressive(Bijector):
         weights, gate = [weight.exp() for weight in self.log_weights], values["gate"]
         with full_precision(z):
             outputs = _units(z, weights, offset)[1]
-            return _gated(z, gate, outputs[-1]), sum_event(_log_slope(gate, weights, outputs), 1)
+            return _gated(z, gate, outputs[-1]), _log_slope(gate, weights, outputs)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         values, depth = self.learned(context), len(self.log_weights)
@@ -133,6 +140,16 @@ class BlockAutoregressive(Bijector):
                 solved.append(z)
                 log_slopes.append(log_slope)
         return torch.cat(solved, dim=-1), -sum_event(torch.cat(log_slopes, dim=-1), 1)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse or self.traits.score == "two_pass":  # for the inverse that is the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            entered = entry(value, recording)
+            x, log_slope = self._pass(entered, context)
+            carried = solve_score(x, log_slope, entered, score, self.features)
+        return left(x, sum_event(log_slope, 1), carried, recording)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, BlockAutoregressive]]:

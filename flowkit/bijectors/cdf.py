@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_diagonal
 from flowkit.core.build import build
 from flowkit.core.distribution import Distribution
 from flowkit.core.domain.box import Box
@@ -46,7 +47,7 @@ class CDF(Bijector):
         self._domain = distribution.support
         self._codomain = Box(0.0, 1.0, tuple(int(size) for size in shape if size is not None))
         closed = hasattr(distribution, "icdf") and not getattr(distribution, "iterative_icdf", False)
-        self.traits = Traits(inverse="closed" if closed else "iterative", jacobian="diagonal")
+        self.traits = Traits(inverse="closed" if closed else "iterative", jacobian="diagonal", score="closed")
 
     def _cdf(self, z: Tensor, context: Any) -> Tensor:
         law: Any = self.distribution
@@ -67,6 +68,11 @@ class CDF(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         z = self._quantile(inside_unit(x), context)
         return z, -self.distribution.log_prob(z, context)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_diagonal(self, value, score, context, generator, inverse)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, CDF]]:

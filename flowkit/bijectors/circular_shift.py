@@ -35,7 +35,7 @@ class CircularShift(Bijector):
     Reference: Rezende et al. (2020), Normalizing flows on tori and spheres, arXiv:2002.02428, section 2.1.
     """
 
-    traits = Traits(jacobian="diagonal", volume_preserving=True, smooth=False)
+    traits = Traits(jacobian="diagonal", score="closed", volume_preserving=True, smooth=False)
     _domain: Box
 
     def __init__(
@@ -74,6 +74,9 @@ class CircularShift(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._turn(x, -self.learned(context)["shift"].to(x.dtype))
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return *self._formula(value, context, generator, inverse), score
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, CircularShift]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._augmented import Running, Slopes, Transport
+from flowkit.bijectors._augmented import Running, ScoreSlopes, Slopes, Transport
 from flowkit.bijectors._flow_rows import Rows
 from flowkit.bijectors._fused_flow import fused_transport
 from flowkit.core.build import build
@@ -102,6 +102,7 @@ class Continuous(Bijector):
         self.traits = Traits(
             inverse="iterative",
             log_det="estimate" if estimated else "exact",
+            score="solve",
             stochastic=estimated,
             compiles=False,
             vmaps=False,
@@ -152,8 +153,7 @@ class Continuous(Bijector):
             if moved is not None:
                 return Transport(rows.restore(moved[0]), rows.restore_rows(moved[1], 0), None, moved[2], None)
         if mode in PROBED and probes is None:
-            count = max(self.probes, 2) if mode == "hutch++" else self.probes
-            probes = draw_probes(value, len(self.field.event_shape), count=count, law=self.law, generator=generator)
+            probes = self._drawn(value, mode, generator)
         flat_probes = rows.flat_probes(probes) if mode in PROBED else None
         slopes = Slopes(self.field, rows, mode, -1.0 if inverse else 1.0, running, products, flat_probes is not None)
         costs = slopes.costs(rows.value, ends, flat_probes)
@@ -164,6 +164,10 @@ class Continuous(Bijector):
         place, tally = rows.restore(found[0]), found[1] if log_det else found[0].new_zeros(found[0].shape[: 1 + several])
         integrals = None if costs is None else rows.restore_rows(found[-1], 1)
         return Transport(place, rows.restore_rows(tally, 0).to(torch.promote_types(tally.dtype, torch.float32)), integrals, solution.stats, probes)
+
+    def _drawn(self, value: Tensor, mode: str, generator: torch.Generator | None) -> Tensor:
+        count = max(self.probes, 2) if mode == "hutch++" else self.probes
+        return draw_probes(value, len(self.field.event_shape), count=count, law=self.law, generator=generator)
 
     def _solved(
         self, slopes: Any, state: tuple[Tensor, ...], ends: Tensor | Sequence[float], constants: tuple[Tensor, ...], controlled: int, boundary: Any
@@ -193,6 +197,26 @@ class Continuous(Bijector):
     def _inverse(self, value: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         moved = self.transport(value, context, inverse=True, generator=generator)
         return moved.value, moved.log_det
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The score by an equation of its own, solved beside the place's and the log_det's; their error alone sets its steps.
+
+        Where a gradient is wanted the call itself is made too, as its graph (the steps' own adjoint, or a fused kernel) knows no score. Both
+        solve one equation by one rule from one set of probes, so they take the same steps.
+        """
+        rows = Rows(value, self.field.event_shape, context, self.context_shape)
+        mode = choose(self.divergence, self.field, rows.size, self.training and torch.is_grad_enabled())
+        probes = self._drawn(value, mode, generator) if mode in PROBED else None
+        moved = self.transport(value, context, inverse=inverse, probes=probes) if torch.is_grad_enabled() else None
+        with torch.no_grad():
+            flat = rows.flat_probes(probes)
+            slopes = ScoreSlopes(Slopes(self.field, rows, mode, -1.0 if inverse else 1.0, None, False, flat is not None))
+            state = (rows.value, rows.value.new_zeros(len(rows.value)), score.reshape(rows.value.shape))
+            constants = (*rows.parts, *(() if flat is None else (flat,)))
+            place, tally, carried = (member[-1] for member in self._solved(slopes, state, self.times(inverse=inverse), constants, 2, None).ys)
+        if moved is not None:
+            return moved.value, moved.log_det, rows.restore(carried)
+        return rows.restore(place), rows.restore_rows(tally, 0).to(torch.promote_types(tally.dtype, torch.float32)), rows.restore(carried)
 
     def move(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Where a batch goes, without the divergence."""

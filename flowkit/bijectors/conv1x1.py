@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import adjoint
 from flowkit.bijectors._square_matrix import FORMS
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
@@ -65,7 +66,7 @@ class Conv1x1(Bijector):
         self.in_shape = self.out_shape = (self.channels, None, None)
         self.context_shape = (context_features,) if context_features else None
         self._weight = FORMS[form](self.channels, rotation=start == "rotation", context_features=context_features, hidden=self.hidden)
-        self.traits = Traits(jacobian="constant", volume_preserving=form == "cayley")
+        self.traits = Traits(jacobian="constant", score="closed", volume_preserving=form == "cayley")
 
     def _apply_to_pixels(self, value: Tensor, call: Callable[[Mapping[str, Tensor], Tensor], Tensor], values: dict[str, Tensor]) -> Tensor:
         exact = torch.promote_types(value.dtype, torch.float32)
@@ -85,6 +86,13 @@ class Conv1x1(Bijector):
         values = self._weight.values(context, x)
         log_det = -x.shape[-2] * x.shape[-1] * self._weight.log_abs_det(values)
         return self._apply_to_pixels(x, self._weight.solve, values), constant_log_det(log_det, x, self.in_shape)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            fixed = self._weight.values(context, score)
+        call = self._weight.multiply if inverse else self._weight.solve
+        carried = self._apply_to_pixels(score, lambda values, columns: adjoint(lambda point: call(values, point), columns), fixed)
+        return *self._formula(value, context, generator, inverse), carried
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Conv1x1]]:

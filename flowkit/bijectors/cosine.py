@@ -34,6 +34,9 @@ class Cosine(Pointwise):
     def _log_slope(self, z: Tensor) -> Tensor:
         return log_sine(torch.where(z > math.pi / 2, math.pi - z, z))
 
+    def _sign(self) -> float:
+        return -1.0
+
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Cosine]]:
         yield "plain", cls(2)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, zeros_log_det
@@ -31,7 +32,7 @@ class DCT(Bijector):
     Reference: Ahmed, Natarajan and Rao (1974), Discrete cosine transform.
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
 
     def __init__(self, shape: int | Sequence[int | None], *, axes: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -57,6 +58,8 @@ class DCT(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._run(x, inverse=True), zeros_log_det(x, self.out_shape)
+
+    _carry = carry_orthogonal
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, DCT]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._graph_builder import GraphBuilder
+from flowkit.bijectors._scores import entry, left
 from flowkit.bijectors._wiring import Plan, Step, joined_shape, make_plan
 from flowkit.core.algebra.joint_domains import PartsDomain
 from flowkit.core.build import build
@@ -20,7 +21,7 @@ from flowkit.core.shapes import Context, Shape, as_shape, zeros_log_det
 from flowkit.core.traits import combine
 from flowkit.core.transform import Bijector
 
-Call = Callable[[Any, Tensor, Any], Tensor]
+Call = Callable[[Step, Tensor, dict[str, Any]], Tensor]
 
 
 @BIJECTORS.register("graph")
@@ -76,6 +77,7 @@ class Graph(Bijector):
         given = dict(context) if isinstance(context, Mapping) else {} if context is None else {"context": context}
         contexts = {name: as_shape(tuple(shape), f"Graph: context '{name}'") for name, shape in given.items()}
         shapes = {name: as_shape(shape, f"Graph: input '{name}'") for name, shape in inputs.items()}
+        self._contexts = frozenset(contexts)
         self._plan = make_plan(shapes, contexts, steps, self._ends, bijectors)
         self.context_shape = contexts if isinstance(context, Mapping) else contexts.get("context")
         self._in_sizes, self.in_shape = _event(self._starts, self._plan)
@@ -83,6 +85,8 @@ class Graph(Bijector):
         used = [bijectors[step.map].traits for step in self._plan.forward if step.kind == "apply"]
         fixed = all(traits.jacobian == "constant" for traits in used) and not any(step.conditions for step in self._plan.forward)
         self.traits = combine(used).but(jacobian="constant" if fixed else "dense")
+        if self._plan.both is None:
+            self.traits = self.traits.but(score="two_pass")
 
     @property
     def bijectors(self) -> dict[str, Bijector]:
@@ -121,16 +125,16 @@ class Graph(Bijector):
             return Real(shape)
         return parts[0] if len(parts) == 1 else PartsDomain(parts, shape, 0, sizes)
 
-    def _evaluate(self, value: Tensor, context: Any, inverse: bool, call: Call) -> Tensor:
-        """Run the steps of one direction; ``call`` evaluates a bijector and keeps what else it returns."""
+    def _evaluate(self, value: Tensor, context: Any, inverse: bool, call: Call, steps: Sequence[Step] | None = None) -> Tensor:
+        """Run the steps of one direction; ``call`` evaluates a bijector, given what is known by name, and keeps what else it returns."""
         names, sizes, shape = (self._ends, self._out_sizes, self.out_shape) if inverse else (self._starts, self._in_sizes, self.in_shape)
         parts = value.split(list(sizes), value.dim() - len(shape)) if len(names) > 1 else (value,)
         known: dict[str, Any] = dict(zip(names, parts, strict=True))
         known.update(context if isinstance(context, Mapping) else {"context": context})
-        for step in self._plan.inverse if inverse else self._plan.forward:
+        for step in steps or (self._plan.inverse if inverse else self._plan.forward):
             takes, makes = (step.makes, step.takes) if inverse else (step.takes, step.makes)
             if step.kind == "apply":
-                known[makes[0]] = call(self.maps[step.map], known[takes[0]], _condition(step, known))
+                known[makes[0]] = call(step, known[takes[0]], known)
             elif len(takes) > 1 or (step.kind == "join") != inverse:
                 known[makes[0]] = _joined(takes, known, self._plan.shapes, step.axis)
             else:
@@ -142,8 +146,9 @@ class Graph(Bijector):
     def _run(self, value: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor]:
         log_dets = [zeros_log_det(value, self.out_shape if inverse else self.in_shape)]
 
-        def call(bijector: Any, piece: Tensor, given: Any) -> Tensor:
-            out, log_det = (bijector.inverse if inverse else bijector)(piece, given, generator=generator)
+        def call(step: Step, piece: Tensor, known: dict[str, Any]) -> Tensor:
+            bijector: Any = self.maps[step.map]
+            out, log_det = (bijector.inverse if inverse else bijector)(piece, _condition(step, known), generator=generator)
             log_dets.append(log_det)
             return out
 
@@ -160,8 +165,9 @@ class Graph(Bijector):
         log_dets = [zeros_log_det(value, self.out_shape if inverse else self.in_shape)]
         flags: list[Tensor] = []
 
-        def call(bijector: Any, piece: Tensor, given: Any) -> Tensor:
-            out, log_det, inside = bijector.masked(piece, given, inverse=inverse, generator=generator)
+        def call(step: Step, piece: Tensor, known: dict[str, Any]) -> Tensor:
+            bijector: Any = self.maps[step.map]
+            out, log_det, inside = bijector.masked(piece, _condition(step, known), inverse=inverse, generator=generator)
             log_dets.append(log_det)
             flags.extend([] if inside is None else [inside])
             return out
@@ -171,7 +177,37 @@ class Graph(Bijector):
 
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         value, context = self._prepare(value, context, inverse)
-        return self._evaluate(value, context, inverse, lambda bijector, x, given: bijector.initialize(x, given, inverse=inverse, generator=generator))
+
+        def call(step: Step, piece: Tensor, known: dict[str, Any]) -> Tensor:
+            bijector: Any = self.maps[step.map]
+            done: Tensor = bijector.initialize(piece, _condition(step, known), inverse=inverse, generator=generator)
+            return done
+
+        return self._evaluate(value, context, inverse, call)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Point and score are split and joined alike; a step takes from the score of what it is conditioned on, as a coupling does."""
+        steps = self._plan.both
+        if steps is None:
+            return super()._carry(value, score, context, generator, inverse)
+        recording, log_dets = torch.is_grad_enabled(), [zeros_log_det(value, self.out_shape if inverse else self.in_shape)]
+
+        def call(step: Step, pair: Tensor, known: dict[str, Any]) -> Tensor:
+            bijector: Any = self.maps[step.map]
+            carry = bijector.pull_score if inverse else bijector.push_score
+            names = [name for name in step.conditions if name not in self._contexts]
+            # an alias: what is mapped may have seen the same value before, which counts as fixed here
+            seen = {name: _alias(known[name][0], recording) for name in dict.fromkeys(names)}
+            out, log_det, carried = carry(*pair.unbind(0), _condition(step, known | seen), generator=generator)
+            log_dets.append(log_det)
+            if seen and (out.requires_grad or log_det.requires_grad):
+                falls = torch.autograd.grad((out * carried).sum() + log_det.sum(), list(seen.values()), retain_graph=True, materialize_grads=True)
+                known.update({name: torch.stack([known[name][0], known[name][1] - fall]) for name, fall in zip(seen, falls, strict=True)})
+            return torch.stack([out, carried])
+
+        with torch.enable_grad():
+            out, carried = self._evaluate(torch.stack([value, score]), context, inverse, call, steps[::-1] if inverse else steps).unbind(0)
+        return left(out, sum(log_dets[1:], start=log_dets[0]), carried.detach(), recording)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Graph]]:
@@ -212,6 +248,12 @@ def _joined(names: Sequence[str], known: Mapping[str, Tensor], shapes: Mapping[s
     if len(names) == 1:
         return known[names[0]]
     return torch.cat([known[name] for name in names], known[names[0]].dim() - len(shapes[names[0]]) + axis)
+
+
+def _alias(value: Tensor, recording: bool) -> Tensor:
+    """A value to differentiate by, apart from all else that has been made of it."""
+    value = entry(value, recording)
+    return value.view_as(value)
 
 
 def _condition(step: Step, known: Mapping[str, Any]) -> Any:

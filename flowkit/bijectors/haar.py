@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.bijectors.squeeze import Squeeze
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
@@ -35,7 +36,7 @@ class Haar(Bijector):
     Reference: Mallat (2009), A Wavelet Tour of Signal Processing, section 7.7; Ardizzone et al. (2019), arXiv:1907.02392, section 3.
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
     mixing: Tensor
 
     def __init__(self, channels: int, *, order: Literal["channel", "wavelet"] = "channel") -> None:
@@ -64,6 +65,8 @@ class Haar(Bijector):
         blocks = x.unflatten(-3, (4, self.channels) if wavelet else (self.channels, 4))
         blocks = self._mix(blocks.transpose(-4, -3) if wavelet else blocks)
         return self._blocks.inverse(blocks.flatten(-4, -3))[0], zeros_log_det(x, self.out_shape)
+
+    _carry = carry_orthogonal
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Haar]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._matrices import paired_directions, reflect
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, positive_sizes, whole_number, zeros_log_det
 from flowkit.core.traits import Traits
@@ -32,7 +33,7 @@ class Householder(Bijector):
     Reference: Tomczak and Welling (2016), Householder flow, arXiv:1611.09630, equations 9 to 11.
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
     directions: Tensor
 
     def __init__(self, features: int, reflections: int = 2, *, context_features: int = 0, hidden: Sequence[int] = ()) -> None:
@@ -54,6 +55,8 @@ class Householder(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return reflect(x, self._directions_at(context).flip(-2)), zeros_log_det(x, self.in_shape)
+
+    _carry = carry_orthogonal
 
     def merge(self, following: Transform) -> Transform | None:
         if not isinstance(following, Householder) or following.in_shape != self.in_shape or self.context_features or following.context_features:

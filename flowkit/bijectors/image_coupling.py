@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._conditioning import check_univariate, traits_over
+from flowkit.bijectors._conditioning import carry_through, check_univariate, traits_over
 from flowkit.bijectors._image_conditioning import image_domain, image_shape, start_image_net
+from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS, NETS
@@ -110,21 +111,36 @@ class ImageCoupling(Bijector):
     def _run(self, value: Tensor, context: Any, inverse: bool) -> tuple[Tensor, Tensor]:
         pixels = self._pixels(value)
         params = self._params(value, pixels, context)
-        part = value.index_select(-3, self.mapped).flatten(-2)
-        part = part if pixels is None else part.index_select(-1, pixels)
         call = self._univariate.untransform_event if inverse else self._univariate.transform_event
-        out, log_det = call(part.mT, params, 2)  # channels last, where univariates have their options
+        out, log_det = call(self._part(value, pixels), params, 2)
+        return self._whole(value, pixels, out), log_det
+
+    def _part(self, value: Tensor, pixels: Tensor | None) -> Tensor:
+        """What is mapped (*B, pixels, channels): channels last, where univariates have their options."""
+        part = value.index_select(-3, self.mapped).flatten(-2)
+        return (part if pixels is None else part.index_select(-1, pixels)).mT
+
+    def _whole(self, value: Tensor, pixels: Tensor | None, part: Tensor) -> Tensor:
+        """The image with that part in its place."""
         if pixels is None:
-            whole = value.index_copy(value.dim() - 3, self.mapped, out.mT.unflatten(-1, value.shape[-2:]))
-        else:
-            whole = value.flatten(-2).index_copy(value.dim() - 2, pixels, out.mT).reshape(value.shape)
-        return whole, log_det
+            return value.index_copy(value.dim() - 3, self.mapped, part.mT.unflatten(-1, value.shape[-2:]))
+        return value.flatten(-2).index_copy(value.dim() - 2, pixels, part.mT).reshape(value.shape)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._run(z, context, inverse=False)
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return self._run(x, context, inverse=True)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        recording, pixels = torch.is_grad_enabled(), self._pixels(value)
+        with torch.enable_grad():
+            entered = entry(value, recording)
+            params = self._params(entered, pixels, context)
+            made = carry_through(self._univariate, self._part(entered, pixels), params, entered, self._part(score, pixels), 2, inverse=inverse)
+            out = self._whole(entered, pixels, made.out)
+        after = self._whole(score if made.correction is None else score - made.correction, pixels, made.score)
+        return left(out, made.log_det, after, recording)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ImageCoupling]]:

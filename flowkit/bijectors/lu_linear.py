@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._linear_map import GeneralLinearMap, Parts
-from flowkit.bijectors._matrices import lower_upper, solve_lower_upper, times
+from flowkit.bijectors._matrices import lower_upper, solve_lower_upper, solve_triangular, times
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive
@@ -62,6 +62,15 @@ class LULinear(GeneralLinearMap):
 
     def _solve(self, parts: Parts, value: Tensor) -> tuple[Tensor, Tensor]:
         return solve_lower_upper(*self._lower_upper(parts), value.index_select(-1, self.scatter)), parts["log_diagonal"].sum(-1)
+
+    def _times_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        lower, upper = self._lower_upper(parts)
+        return times(upper.mT, times(lower.mT, value.index_select(-1, self.scatter)))
+
+    def _solve_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        lower, upper = self._lower_upper(parts)
+        half = solve_triangular(upper.mT, value, upper=False)
+        return solve_triangular(lower.mT, half, upper=True, unit=True).index_select(-1, self.gather)
 
     def _from_matrix(self, matrix: Tensor, shift: Tensor) -> LULinear:
         permutation, lower, upper = torch.linalg.lu(matrix)

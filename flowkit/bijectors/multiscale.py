@@ -127,6 +127,19 @@ class Multiscale(Bijector):
             value = call(step, torch.cat([value, part], dim=-3))
         return value
 
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        total = zeros_log_det(value, self.out_shape if inverse else self.in_shape)
+
+        def call(step: Any, pair: Tensor) -> Tensor:
+            nonlocal total
+            own = None if step.context_shape is None else context
+            event, log_det, carried = (step.push_score if inverse else step.pull_score)(*pair.unbind(0), own, generator=generator)
+            total = total + log_det
+            return torch.stack([event, carried])
+
+        out, carried = self._through(torch.stack([value, score]), call, inverse).unbind(0)  # point and score are split and joined alike
+        return out, total, carried.detach()
+
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         value, context = self._prepare(value, context, inverse)
 

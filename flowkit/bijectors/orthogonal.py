@@ -36,7 +36,7 @@ class Orthogonal(LinearMap):
     arXiv:1901.08428 (exponential).
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
     places: Tensor
 
     def __init__(self, features: int, *, form: Literal["cayley", "exp"] = "cayley", context_features: int = 0, hidden: Sequence[int] = ()) -> None:
@@ -68,6 +68,12 @@ class Orthogonal(LinearMap):
 
     def _solve(self, parts: Parts, value: Tensor) -> tuple[Tensor, Tensor]:
         return self._both(parts, value, turned=True)
+
+    def _times_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        return self._solve(parts, value)[0]
+
+    def _solve_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        return self._times(parts, value)[0]
 
     @torch.no_grad()
     def merge(self, following: Transform) -> Transform | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, zeros_log_det
@@ -30,7 +31,7 @@ class Permutation(Bijector):
         [3.0, 2.0, 1.0]
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
     gather: Tensor
     scatter: Tensor
 
@@ -60,6 +61,8 @@ class Permutation(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return x.index_select(-self.rank, self.scatter), zeros_log_det(x, self.in_shape)
+
+    _carry = carry_orthogonal
 
     def merge(self, following: Transform) -> Transform | None:
         if not isinstance(following, Permutation) or following.in_shape != self.in_shape:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, zeros_log_det
@@ -30,7 +31,7 @@ class PermuteAxes(Bijector):
         [[1.0, 2.0]]
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
 
     def __init__(self, shape: Sequence[int | None], axes: Sequence[int]) -> None:
         super().__init__()
@@ -45,6 +46,8 @@ class PermuteAxes(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return _permuted(x, _back(self.axes)), zeros_log_det(x, self.out_shape)
+
+    _carry = carry_orthogonal
 
     def merge(self, following: Transform) -> Transform | None:
         if not isinstance(following, PermuteAxes) or following.in_shape != self.out_shape:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowkit.bijectors._scalar_roots import tanh_root, tanh_slope
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.traits import Traits
@@ -45,7 +46,7 @@ class Planar(Bijector):
         True
     """
 
-    traits = Traits(inverse="iterative")
+    traits = Traits(inverse="iterative", score="closed")
 
     def __init__(self, features: int, *, context_features: int = 0, hidden: Sequence[int] = (), activation: str = "silu") -> None:
         super().__init__()
@@ -66,15 +67,30 @@ class Planar(Bijector):
         shrink = 1 + functional.softplus(-product)
         return w, b, u / shrink.unsqueeze(-1), product / shrink, (1 + functional.softplus(product)) / shrink
 
-    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _at(self, z: Tensor, context: Any) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v = v - w (u_hat.v) (1 - t^2) / det J, as J = I + (1 - t^2) u_hat w'."""
         w, b, u_hat, _, gap = self._parts(context)
         t = torch.tanh((w * z).sum(-1) + b)
-        return z + u_hat * t.unsqueeze(-1), sum_event(tanh_slope(t, gap).log(), 0)
+        slope = tanh_slope(t, gap)
+
+        def solve(v: Tensor) -> Tensor:
+            return v - w * ((u_hat * v).sum(-1) * (1 - t.square()) / slope).unsqueeze(-1)
+
+        return z + u_hat * t.unsqueeze(-1), sum_event(slope.log(), 0), solve
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        x, log_det, _ = self._at(z, context)
+        return x, log_det
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         w, b, u_hat, factor, gap = self._parts(context)
         t = torch.tanh(tanh_root((w * x).sum(-1) + b, factor, gap))
         return x - u_hat * t.unsqueeze(-1), sum_event(-tanh_slope(t, gap).log(), 0)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(lambda z: self._at(z, context), value, score)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Planar]]:

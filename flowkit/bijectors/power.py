@@ -42,6 +42,9 @@ class Power(Pointwise):
         log = z.clamp(min=torch.finfo(z.dtype).tiny).log()
         return math.log(abs(self.exponent)) + (self.exponent - 1) * log
 
+    def _sign(self) -> float:
+        return math.copysign(1.0, self.exponent)
+
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Power]]:
         yield "square", cls(2)

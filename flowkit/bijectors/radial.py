@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
 from flowkit.core.traits import Traits
@@ -52,7 +53,7 @@ class Radial(Bijector):
         True
     """
 
-    traits = Traits(smooth=False)
+    traits = Traits(score="closed", smooth=False)
 
     def __init__(self, features: int, *, context_features: int = 0, hidden: Sequence[int] = (), activation: str = "silu") -> None:
         super().__init__()
@@ -71,16 +72,32 @@ class Radial(Bijector):
         alpha, gamma = (functional.softplus(values[name]) + FLOOR for name in ("alpha", "gamma"))
         return values["centre"], alpha, gamma
 
-    def _log_det(self, r: Tensor, alpha: Tensor, gamma: Tensor) -> Tensor:
+    def _stretch(self, r: Tensor, alpha: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """s / r and ds / dr (*B, 1)."""
         away = alpha + r
         e, f, g = r / away, alpha / away, gamma / away
-        return sum_event((self.features - 1) * torch.log(e + g) + torch.log(e * (1 + f) + f * g), 1)
+        return e + g, e * (1 + f) + f * g
 
-    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _log_det(self, r: Tensor, alpha: Tensor, gamma: Tensor) -> Tensor:
+        across, along = self._stretch(r, alpha, gamma)
+        return sum_event((self.features - 1) * torch.log(across) + torch.log(along), 1)
+
+    def _at(self, z: Tensor, context: Any) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v: J stretches by ds/dr along the offset and by s / r across it."""
         centre, alpha, gamma = self._parts(context)
         offset = z - centre
         r = _norm(offset)
-        return z + (gamma - alpha) / (alpha + r) * offset, self._log_det(r, alpha, gamma)
+
+        def solve(v: Tensor) -> Tensor:
+            across, along = self._stretch(r, alpha, gamma)
+            way = offset / torch.where(r == 0, torch.ones_like(r), r)
+            return v / across + way * (way * v).sum(-1, keepdim=True) * (1 / along - 1 / across)
+
+        return z + (gamma - alpha) / (alpha + r) * offset, self._log_det(r, alpha, gamma), solve
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        x, log_det, _ = self._at(z, context)
+        return x, log_det
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         centre, alpha, gamma = self._parts(context)
@@ -92,6 +109,11 @@ class Radial(Bijector):
         half = 0.5 * root + 0.5 * t.abs()  # positive: t is -gamma where s is zero
         r = torch.where(t >= 0, half, alpha * (s / half))
         return x - (gamma - alpha) / (gamma + r) * offset, -self._log_det(r, alpha, gamma)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(lambda z: self._at(z, context), value, score)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Radial]]:

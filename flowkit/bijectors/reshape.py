@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, show, zeros_log_det
@@ -24,7 +25,7 @@ class Reshape(Bijector):
         source, target: event shapes with equal numbers of entries, all sizes known.
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
 
     def __init__(self, source: Sequence[int], target: Sequence[int]) -> None:
         super().__init__()
@@ -38,6 +39,8 @@ class Reshape(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return x.reshape(*x.shape[: x.dim() - len(self.target)], *self.source), zeros_log_det(x, self.out_shape)
+
+    _carry = carry_orthogonal
 
     def merge(self, following: Transform) -> Transform | None:
         if not isinstance(following, Reshape):

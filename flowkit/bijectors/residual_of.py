@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowkit.bijectors._residual_inverse import implicit_root, newton_steps, solve_residual
+from flowkit.bijectors._residual_inverse import implicit_root, newton_steps, solve_adjoint, solve_residual
 from flowkit.bijectors._residual_log_det import (
     Function,
     Gradient,
@@ -16,9 +16,10 @@ from flowkit.bijectors._residual_log_det import (
     Lengths,
     SeriesOptions,
     estimated_log_det,
-    exact_log_det,
-    matrix_series,
+    formed_log_det,
+    plus_identity,
 )
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.build import build
 from flowkit.core.checks import may_raise
 from flowkit.core.errors import ConfigError, NotInvertibleError
@@ -27,6 +28,7 @@ from flowkit.core.shapes import Context, as_shape, mask_event, positive, whole_n
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.numerics.fixed_point import FixedPoint
+from flowkit.numerics.traces import pullback, value_and_jacobian
 
 
 @BIJECTORS.register("residual_of")
@@ -110,6 +112,7 @@ class ResidualOf(Bijector):
         self.traits = Traits(
             inverse="iterative",
             log_det="exact" if log_det == "exact" else "estimate",
+            score="solve",
             stochastic=not self._formed,
             compiles=self._formed,
             vmaps=self._formed,
@@ -148,11 +151,13 @@ class ResidualOf(Bijector):
 
     def _at(self, function: Function, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         rank = len(self.in_shape)
-        if self.log_det == "exact":
-            return exact_log_det(function, z, rank)
         if self._formed:
-            return matrix_series(function, z, rank, self.terms)
+            value, jacobian = value_and_jacobian(function, z, rank)
+            return value, self._log_det_of(jacobian)
         return estimated_log_det(function, z, rank, self.log_det, self._options, generator)
+
+    def _log_det_of(self, jacobian: Tensor) -> Tensor:
+        return formed_log_det(jacobian, None if self.log_det == "exact" else self.terms)
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         value, log_det = self._at(self._function(context), z, generator)
@@ -169,6 +174,34 @@ class ResidualOf(Bijector):
         elif torch.is_grad_enabled():
             z = implicit_root(function, z, x, rank, tolerance, self.max_iterations)
         return z, -self._at(function, z, generator)[1]
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """s' = b - J's' with b = s - grad log_det, solved by the Jacobian where it is formed, else as a fixed point of products with J'.
+
+        The gradient is that of the log_det returned, from the same terms and directions: without bias where the estimate has none.
+        """
+        if inverse:  # the call and one product of the other direction; an estimate there draws its own terms
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(lambda z: self._with_solve(z, context, generator), value, score)
+
+    def _with_solve(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> (I + J')^-1 v."""
+        rank, function = len(self.in_shape), self._function(context)
+        if self._formed:
+            value, jacobian = value_and_jacobian(function, z, rank)
+
+            def divide(v: Tensor) -> Tensor:
+                matrix = plus_identity(jacobian).mT
+                return torch.linalg.solve_ex(matrix, v.reshape(*matrix.shape[:-1], 1).to(matrix.dtype))[0].reshape(v.shape).to(v.dtype)
+
+            return z + value, self._log_det_of(jacobian), divide
+        value, log_det = self._at(function, z, generator)
+
+        def solve(v: Tensor) -> Tensor:
+            pull = pullback(function, z)[1]
+            return solve_adjoint(pull, v, rank, self._tolerance(v), self.max_iterations)
+
+        return z + value, log_det, solve
 
     def _checked(self, z: Tensor, status: FixedPoint, x: Tensor) -> Tensor:
         """Raise for rows that have not converged, or make them NaN where values cannot be looked at."""

@@ -35,7 +35,7 @@ class Rotation(LinearMap):
     Reference: Golub and Van Loan (2013), Matrix computations, 4th edition, section 5.1.8.
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
     partner: Tensor
     plane_of: Tensor
     turn: Tensor
@@ -86,6 +86,12 @@ class Rotation(LinearMap):
         if self.context_features:
             return self._turned(parts["angles"], value, back=True), zero
         return times(self._cache.get(self._product, parts["angles"])[0].mT, value), zero
+
+    def _times_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        return self._solve(parts, value)[0]
+
+    def _solve_transposed(self, parts: Parts, value: Tensor) -> Tensor:
+        return self._times(parts, value)[0]
 
     def _pairs(self) -> list[tuple[int, int]]:
         return _every_pair(self.features) if self.planes is None else [(i, j) for i, j in self.planes]

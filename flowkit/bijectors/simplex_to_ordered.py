@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.domain.ordered import Ordered
 from flowkit.core.domain.simplex import Simplex
 from flowkit.core.registry import BIJECTORS
@@ -32,7 +33,7 @@ class SimplexToOrdered(Bijector):
     Reference: Betancourt (2019), Ordinal regression, case study, section 2.2 (the induced Dirichlet prior).
     """
 
-    traits = Traits(jacobian="triangular")
+    traits = Traits(jacobian="triangular", score="closed")
 
     def __init__(self, features: int, *, anchor: float = 0.0) -> None:
         super().__init__()
@@ -59,6 +60,21 @@ class SimplexToOrdered(Bijector):
         # rounding may make z sum to 1 or more: this shrinking keeps it inside the simplex. Its part of log_det, D log(1 - 4 eps),
         # is a rounding error and left out, so that log_det is the exact map's
         return z * (1 - 4 * torch.finfo(x.dtype).eps), sum_event(functional.logsigmoid(x) + functional.logsigmoid(-x), 1)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(self._at, value, score)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v: differences that undo running sums, times c (1 - c)."""
+        x, log_det = self._forward(z, None, None)
+
+        def solve(v: Tensor) -> Tensor:
+            logit = x - self.anchor
+            return (v - functional.pad(v[..., 1:], (0, 1))) * torch.sigmoid(logit) * torch.sigmoid(-logit)
+
+        return x, log_det, solve
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, SimplexToOrdered]]:

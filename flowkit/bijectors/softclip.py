@@ -25,7 +25,7 @@ class SoftClip(Stepwise):
     Reference: Rozet et al. (2022), Zuko, doi:10.5281/zenodo.7625672.
     """
 
-    traits = Traits(jacobian="diagonal", smooth=False)
+    traits = Traits(jacobian="diagonal", score="closed", smooth=False)
 
     def __init__(self, shape: int | Sequence[int], *, bound: float = 5.0) -> None:
         super().__init__(shape)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import carry_orthogonal
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, positive_sizes, zeros_log_det
@@ -39,7 +40,7 @@ class Squeeze(Bijector):
     Reference: Dinh et al. (2017), Real NVP, arXiv:1605.08803, section 3.6; Jacobsen et al. (2018), i-RevNet, arXiv:1802.07088.
     """
 
-    traits = Traits(jacobian="constant", volume_preserving=True)
+    traits = Traits(jacobian="constant", score="closed", volume_preserving=True)
     gather: Tensor
     scatter: Tensor
 
@@ -77,6 +78,8 @@ class Squeeze(Bijector):
             blocks = x.reshape(*batch, self._block, self.channels, height, width).transpose(-4, -3).index_select(-3, self.scatter)
         blocks = blocks.reshape(*batch, self.channels, fh, fw, height, width).movedim((-4, -3), (-3, -1))
         return blocks.reshape(*batch, self.channels, height * fh, width * fw), zeros_log_det(x, self.out_shape)
+
+    _carry = carry_orthogonal
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Squeeze]]:

@@ -26,7 +26,7 @@ class Standardize(Bijector):
         shape: event shape, all sizes known.
     """
 
-    traits = Traits(jacobian="diagonal")
+    traits = Traits(jacobian="diagonal", score="closed")
     loc: Tensor
     scale: Tensor
     fitted: Tensor
@@ -81,6 +81,9 @@ class Standardize(Bijector):
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return (x - self.loc) / self.scale, self._log_det(x, -1)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return *self._formula(value, context, generator, inverse), score * self.scale if inverse else score / self.scale
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Standardize]]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._matrices import reflect, times, triangular
+from flowkit.bijectors._matrices import reflect, solve_triangular, times, triangular
 from flowkit.bijectors._scalar_roots import tanh_root, tanh_slope
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_number
@@ -44,7 +45,7 @@ class Sylvester(Bijector):
     Reference: van den Berg et al. (2018), Sylvester Normalizing Flows, arXiv:1803.05649, equations 10 to 13.
     """
 
-    traits = Traits(inverse="iterative")
+    traits = Traits(inverse="iterative", score="closed")
 
     def __init__(
         self, features: int, rank: int, *, reflections: int | None = None, context_features: int = 0, hidden: Sequence[int] = (), activation: str = "silu"
@@ -76,12 +77,25 @@ class Sylvester(Bijector):
         left = triangular(None if factors is None else factors.mT, scale, upper=True)
         return values, right, left, gap
 
-    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _at(self, z: Tensor, context: Any) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v = v + Q ((I + A)^-1 - I) Q^T v with A = S^T (1 - t^2) R^T, lower triangular."""
         values, right, left, gap = self._parts(context)
         with full_precision(z):
             t = torch.tanh(times(left, self._project(z, values)) + values["b"])
             x = z + self._embed(times(right, t), values)
-        return x, sum_event(tanh_slope(t, gap).log(), 1)
+
+        def solve(v: Tensor) -> Tensor:
+            with full_precision(v):
+                inner = self._project(v, values)
+                product = (left.mT * (1 - t.square()).unsqueeze(-2)) @ right.mT
+                matrix = product.tril(-1) + torch.diag_embed(tanh_slope(t, gap))
+                return v + self._embed(solve_triangular(matrix, inner, upper=False) - inner, values)
+
+        return x, sum_event(tanh_slope(t, gap).log(), 1), solve
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        x, log_det, _ = self._at(z, context)
+        return x, log_det
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         values, right, left, gap = self._parts(context)
@@ -103,6 +117,11 @@ class Sylvester(Bijector):
         """Q value: (*B, M) -> (*B, D)."""
         value = functional.pad(value, (0, self.features - self.rank))
         return reflect(value, values["directions"].flip(-2)) if "directions" in values else value
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(lambda z: self._at(z, context), value, score)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Sylvester]]:

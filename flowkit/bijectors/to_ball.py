@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.domain.ball import Ball
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
+from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 
 
@@ -23,6 +25,7 @@ class ToBall(Bijector):
         radius, features: as ``radius``, ``dim`` of ``Ball``.
     """
 
+    traits = Traits(score="closed")
 
     def __init__(self, radius: float = 1.0, features: int = 2) -> None:
         super().__init__()
@@ -44,6 +47,21 @@ class ToBall(Bijector):
         length = unit.square().sum(-1, keepdim=True)
         z = unit / torch.sqrt((1 - length).clamp(min=eps))
         return z, -self._log_det(z)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(self._at, value, score)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v = (l / radius) (v + z (z.v)), as J = (radius / l) (I - z z' / l^2) with l^2 = 1 + |z|^2."""
+        x, log_det = self._forward(z, None, None)
+
+        def solve(v: Tensor) -> Tensor:
+            length = torch.sqrt(1 + z.square().sum(-1, keepdim=True))
+            return (v + z * (z * v).sum(-1, keepdim=True)) * (length / self.radius)
+
+        return x, log_det, solve
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToBall]]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import carry_scalars
 from flowkit.core.domain.box import Box
 from flowkit.core.registry import BIJECTORS
-from flowkit.core.shapes import sum_event
+from flowkit.core.tally import tally
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.numerics.activations import softplus_inverse
@@ -29,7 +30,7 @@ class ToBox(Bijector):
         low, high, shape: as ``low``, ``high``, ``dim`` of ``Box``.
     """
 
-    traits = Traits(jacobian="diagonal")
+    traits = Traits(jacobian="diagonal", score="closed")
     kind: Tensor
 
     def __init__(
@@ -55,19 +56,29 @@ class ToBox(Bijector):
         above, below = functional.logsigmoid(z), functional.logsigmoid(-z)
         return self._choose(torch.zeros_like(z), above, below, self._ends()[2].log() + above + below)
 
-    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _onto(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """x and the log-slopes there."""
         low, high, width = self._ends()
         inner = torch.minimum(torch.maximum(low + width * torch.sigmoid(z), low), high)
-        x = self._choose(z, low + functional.softplus(z), high - functional.softplus(-z), inner)
-        return x, sum_event(self._slope(z), len(self.in_shape))
+        return self._choose(z, low + functional.softplus(z), high - functional.softplus(-z), inner), self._slope(z)
 
-    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _back(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z and the log-slopes of the inverse."""
         eps, tiny = torch.finfo(x.dtype).eps, torch.finfo(x.dtype).tiny
         low, high, width = self._ends()
         share = ((x - low) / width).clamp(tiny, 1 - eps / 2)
         rest = ((high - x) / width).clamp(tiny, 1 - eps / 2)
         z = self._choose(x, softplus_inverse(x - low), -softplus_inverse(high - x), share.log() - rest.log())
-        return z, -sum_event(self._slope(z), len(self.in_shape))
+        return z, -self._slope(z)
+
+    def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return tally(*self._onto(z), len(self.in_shape), "none")
+
+    def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return tally(*self._back(x), len(self.in_shape), "none")
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return carry_scalars(self._back if inverse else self._onto, value, score, len(self.in_shape))
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToBox]]:

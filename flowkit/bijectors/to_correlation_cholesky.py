@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import Solve, carry_solved, tails
 from flowkit.bijectors._triangle import fill, take
 from flowkit.core.domain.correlation_cholesky import CorrelationCholesky
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
+from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.numerics.activations import log_sech
 
@@ -36,6 +38,8 @@ class ToCorrelationCholesky(Bijector):
     Reference: Lewandowski, Kurowicka, Joe (2009), Generating random correlation matrices based on vines and extended onion
     method, J. Multivariate Analysis 100.
     """
+
+    traits = Traits(score="closed")
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -68,6 +72,27 @@ class ToCorrelationCholesky(Bijector):
         logs = log_sech(free)
         log_r = functional.pad(logs.cumsum(-1)[..., :-1], (1, 0))
         return take(free, -1), -self._log_det(logs, log_r)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(self._at, value, score)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v in the entries below the diagonal; the others have no part.
+
+        dL_ij/dz_ij = sech^2(z_ij) r_ij and dL_ik/dz_ij = -tanh(z_ij) L_ik for k > j, so b = J^T s is b_j = sech_j^2 r_j s_j - tanh_j T_j with
+        T_j the sum of L_ik s_k over k > j: sech_j^2 T_{j-1} = tanh_j b_j + T_j.
+        """
+        x, log_det = self._forward(z, None, None)
+
+        def solve(v: Tensor) -> Tensor:
+            free, b = fill(z, self.size, -1), fill(v, self.size, -1)
+            logs, slope = log_sech(free), torch.tanh(free)
+            log_r = functional.pad(logs.cumsum(-1)[..., :-1], (1, 0))
+            return ((b + slope * tails(slope * b, 2 * logs)) * torch.exp(-2 * logs - log_r)).tril(-1)
+
+        return x, log_det, solve
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToCorrelationCholesky]]:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.domain.half_space import HalfSpace
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import sum_event
+from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.numerics.activations import softplus_inverse
 
@@ -23,6 +25,8 @@ class ToHalfSpace(Bijector):
     Args:
         normal, offset: as for ``HalfSpace``; c = offset / |normal|.
     """
+
+    traits = Traits(score="closed")
 
     def __init__(self, normal: Sequence[float] | Tensor, offset: float = 0.0) -> None:
         super().__init__()
@@ -49,6 +53,21 @@ class ToHalfSpace(Bijector):
         moved = (x * unit).sum(-1)
         along = -softplus_inverse(edge - moved)
         return x + (along - moved).unsqueeze(-1) * unit, -sum_event(functional.logsigmoid(-along), 0)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(self._at, value, score)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v: J stretches by sigmoid(-a) along the normal, and nothing else."""
+        x, log_det = self._forward(z, None, None)
+
+        def solve(v: Tensor) -> Tensor:
+            unit, _ = self._unit()
+            return v + unit * torch.exp((z * unit).sum(-1, keepdim=True)) * (v * unit).sum(-1, keepdim=True)  # 1 / sigmoid(-a) - 1 = exp(a)
+
+        return x, log_det, solve
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToHalfSpace]]:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.bijectors._triangle import fill, take
 from flowkit.core.domain.lower_cholesky import LowerCholesky
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
+from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.numerics.activations import softplus_inverse
 
@@ -27,6 +29,8 @@ class ToLowerCholesky(Bijector):
     Args:
         size: n.
     """
+
+    traits = Traits(score="closed")
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -44,6 +48,21 @@ class ToLowerCholesky(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         diagonal = softplus_inverse(x.diagonal(dim1=-2, dim2=-1))
         return take(x.tril(-1) + diagonal.diag_embed(), 0), -sum_event(functional.logsigmoid(diagonal), 1)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(self._at, value, score)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v in the lower entries; the upper ones have no part."""
+        x, log_det = self._forward(z, None, None)
+
+        def solve(v: Tensor) -> Tensor:
+            entries, diagonal = fill(v, self.size, 0), fill(z, self.size, 0).diagonal(dim1=-2, dim2=-1)
+            return entries.tril(-1) + (entries.diagonal(dim1=-2, dim2=-1) * (1 + torch.exp(-diagonal))).diag_embed()
+
+        return x, log_det, solve
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToLowerCholesky]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import Solve, carry_solved
 from flowkit.core.domain.ordered import Ordered
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
@@ -30,7 +31,7 @@ class ToOrdered(Bijector):
     Reference: Stan Development Team, Stan Reference Manual, "Ordered vector" (with exp in place of softplus).
     """
 
-    traits = Traits(jacobian="triangular")
+    traits = Traits(jacobian="triangular", score="closed")
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -48,6 +49,21 @@ class ToOrdered(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         free = softplus_inverse(x[..., 1:] - x[..., :-1])
         return torch.cat([x[..., :1], free], dim=-1), -sum_event(functional.logsigmoid(free), 1)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(self._at, value, score)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v: the steps' slopes taken out, then the differences that undo running sums."""
+        x, log_det = self._forward(z, None, None)
+
+        def solve(v: Tensor) -> Tensor:
+            steps = torch.cat([v[..., :1], v[..., 1:] * (1 + torch.exp(-z[..., 1:]))], dim=-1)
+            return steps - functional.pad(steps[..., 1:], (0, 1))
+
+        return x, log_det, solve
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToOrdered]]:

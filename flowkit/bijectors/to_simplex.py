@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import Solve, carry_solved, tails
 from flowkit.core.domain.simplex import Simplex
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
@@ -28,7 +29,7 @@ class ToSimplex(Bijector):
     Reference: Stan Development Team, Stan Reference Manual, "Unit simplex transform".
     """
 
-    traits = Traits(jacobian="triangular")
+    traits = Traits(jacobian="triangular", score="closed")
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -63,6 +64,27 @@ class ToSimplex(Bijector):
         after = torch.cat([x[..., 1:], last], dim=-1).flip(-1).cumsum(-1).flip(-1)
         z = x.log() - after.log() + self._offset(x)
         return z, -self._log_det(z)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        if inverse:  # the call and one product of the other direction
+            return super()._carry(value, score, context, generator, inverse)
+        return carry_solved(self._at, value, score)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
+        """x, log_det and v -> J^-T v.
+
+        dx_i/dz_i = x_i (1 - v_i) and dx_i/dz_j = -x_i v_j for j < i, so b = J^T s is b_j = x_j (1 - v_j) s_j - v_j T_j with T_j the
+        sum of x_i s_i over i > j: (1 - v_j) T_{j-1} = b_j + T_j.
+        """
+        x, log_det = self._forward(z, None, None)
+
+        def solve(b: Tensor) -> Tensor:
+            log_x, _ = self._logs(z)
+            share = z - self._offset(z)
+            rest = functional.logsigmoid(-share)
+            return (b + torch.sigmoid(share) * tails(b, rest)) * torch.exp(-log_x - rest)
+
+        return x, log_det, solve
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, ToSimplex]]:

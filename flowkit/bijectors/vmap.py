@@ -43,7 +43,8 @@ class Vmap(Bijector):
         self.axis = int(axis)
         self.in_shape = _with_axis(bijector.in_shape, size, self._in_axis)
         self.out_shape = _with_axis(bijector.out_shape, size, self._out_axis)
-        self.context_shape, self.traits = bijector.context_shape, bijector.traits
+        self.context_shape = bijector.context_shape
+        self.traits = bijector.traits.but(score="two_pass")  # score rules differentiate, which cannot be done while vectorised
         first, last = bijector.domain, bijector.codomain
         self._domain = None if first.trivial else EachDomain(first, size, self._in_axis)
         self._codomain = None if last.trivial else EachDomain(last, size, self._out_axis)

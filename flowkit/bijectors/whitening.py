@@ -41,7 +41,7 @@ class Whitening(Bijector):
         [[1.0, 0.0], [0.0, 1.0]]
     """
 
-    traits = Traits(jacobian="constant")
+    traits = Traits(jacobian="constant", score="closed")
     loc: Tensor
     matrix: Tensor
     fitted: Tensor
@@ -131,6 +131,11 @@ class Whitening(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         matrix, inverse, log_det = self._derived(x)
         return ((x - self.loc).to(matrix.dtype) @ inverse.mT).to(x.dtype), constant_log_det(-log_det, x, self.in_shape)
+
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        matrix, back, _ = self._derived(value)
+        carried = (score.to(matrix.dtype) @ (matrix if inverse else back)).to(score.dtype)
+        return *self._formula(value, context, generator, inverse), carried
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Whitening]]:

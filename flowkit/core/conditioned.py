@@ -51,9 +51,7 @@ class Conditioned(WrappedFlow):
         self._refuse(context)
         return self.flow.embed_context(self.context)
 
-    def rsample(
-        self, shape: int | tuple[int, ...] = (), context: Context = None, generator: torch.Generator | None = None, temperature: float = 1.0
-    ) -> Tensor:
+    def rsample(self, shape: int | tuple[int, ...] = (), context: Context = None, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         self._refuse(context)
         return self.flow.rsample(shape, self.context, generator, temperature)
 

@@ -194,6 +194,13 @@ def context_batch(context: Context, expected: ContextShape) -> torch.Size:
     return batch_shape(context, expected)
 
 
+def needs_gradient(context: Context) -> bool:
+    """Whether a context, or a part of it, is to be differentiated."""
+    if isinstance(context, Mapping):
+        return any(needs_gradient(part) for part in context.values())
+    return isinstance(context, Tensor) and context.requires_grad
+
+
 def expand_context(context: Context, expected: ContextShape, batch: Sequence[int]) -> Context:
     """Broadcast every part of a context to a batch shape."""
     if context is None or expected is None:

@@ -22,7 +22,8 @@ class Traits:
         inverse: how ``inverse`` is computed; ``sequential`` costs one pass per group of features.
         log_det: whether the second output is exact, an unbiased estimate, a bound or a volume.
         jacobian: structure of d forward / d z; ``constant`` does not depend on z.
-        score: how ``push_score`` and ``pull_score`` are computed.
+        score: how ``push_score`` and ``pull_score`` are computed: "closed" by a formula or products with the call itself, "solve" by linear
+            equations, a fixed point or a differential equation, "two_pass" by a second pass through the inverse, "none" not at all.
         stochastic: forward or inverse draws random numbers.
         volume_preserving: log_det is identically zero.
         compiles: ``torch.compile(fullgraph=True)`` agrees with eager, in the directions that do not iterate.

@@ -24,14 +24,13 @@ from flowkit.core.shapes import (
     check_event,
     check_score,
     expand_context,
+    needs_gradient,
 )
 from flowkit.core.tally import standard_log_normal
 from flowkit.core.traits import Traits
 
 if TYPE_CHECKING:
     from flowkit.core.algebra.chain import Chain
-
-Index = "slice | list[int] | tuple[int, ...] | Tensor"
 
 
 class Transform(nn.Module):
@@ -80,8 +79,6 @@ class Transform(nn.Module):
     def who(self) -> str:
         """The name this map goes by in messages."""
         return type(self).__name__
-
-    # -- calls --------------------------------------------------------------------------------------------------
 
     def forward(self, z: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Generate: latent to data.
@@ -302,7 +299,10 @@ class Bijector(Transform):
         value, context = self._prepare(value, context, inverse)
         who = f"{self.who}.{'pull_score' if inverse else 'push_score'}"
         value = admitted(self._codomain if inverse else self._domain, value, who)
-        return self._carry(value, check_score(score, value, who), context, generator, inverse)
+        out, log_det, carried = self._carry(value, check_score(score, value, who), context, generator, inverse)
+        if out.requires_grad and not value.requires_grad and not any(p.requires_grad for p in self.parameters()) and not needs_gradient(context):
+            return out.detach(), log_det.detach(), carried  # the rule's own leaves are nobody else's
+        return out, log_det, carried
 
     def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         """One call and the score behind it; here by a second pass, back from the result. Override with a closed form."""

@@ -13,6 +13,7 @@ from flowkit.bijectors._augmented import Transport
 from flowkit.core.domain._reflection import Reflection
 from flowkit.core.domain.domain import Domain
 from flowkit.core.shapes import Context, mask_event
+from flowkit.core.transform import Bijector
 from flowkit.core.vector_field import VectorField
 from flowkit.numerics.ode import Solution, solve
 from flowkit.numerics.ode.failures import DONE, NOT_FINITE
@@ -98,6 +99,12 @@ class Mirrored(Continuous):
     def __init__(self, field: VectorField, domain: Domain, rule: Any, **options: Any) -> None:
         super().__init__(field, **options)
         self.walls, self.rule = domain, rule
+
+    def _settle(self) -> None:
+        super()._settle()
+        self.traits = self.traits.but(score="two_pass")
+
+    _carry = Bijector._carry  # the equation of the score knows no walls
 
     def like(self, other: Continuous) -> Mirrored:
         """The field, options and time span of another continuous map within these walls."""

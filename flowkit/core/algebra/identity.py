@@ -36,11 +36,8 @@ class Identity(Bijector):
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return x, zeros_log_det(x, self.in_shape)
 
-    def push_score(self, z: Tensor, score: Tensor, context: Any = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return *self.forward(z), score
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Any = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return *self.inverse(x), score
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return value, zeros_log_det(value, self.in_shape), score
 
     def merge(self, following: Transform) -> Transform | None:
         return following

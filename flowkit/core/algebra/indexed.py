@@ -87,6 +87,11 @@ class Indexed(Bijector):
         piece, log_det, inside = self.bijector.masked(piece, context, inverse=inverse, generator=generator)
         return self._put(whole, piece, value), log_det, inside
 
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        (whole, piece), (scores, own) = self._pick(value), self._pick(score)
+        piece, log_det, own = (self.bijector.pull_score if inverse else self.bijector.push_score)(piece, own, context, generator=generator)
+        return self._put(whole, piece, value), log_det, self._put(scores, own, value)
+
     def initialize(self, value: Tensor, context: Context = None, *, inverse: bool = False, generator: torch.Generator | None = None) -> Tensor:
         value, context = self._prepare(value, context, inverse)
         whole, piece = self._pick(value)

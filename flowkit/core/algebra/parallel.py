@@ -92,16 +92,9 @@ class Parallel(Bijector):
         pieces = self._take(value, inverse)
         return self._join([step.initialize(piece, part(context, step), inverse=inverse, generator=generator) for step, piece in pieces], inverse)
 
-    def push_score(self, z: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(z, score, context, generator, inverse=False)
-
-    def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._carry(x, score, context, generator, inverse=True)
-
-    def _carry(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        value, context = self._prepare(value, context, inverse)
+    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         out, scores, total = [], [], zeros_log_det(value, self._place(inverse)[0])
-        pairs = zip(self._take(value, inverse), self._take(score.expand_as(value), inverse), strict=True)
+        pairs = zip(self._take(value, inverse), self._take(score, inverse), strict=True)
         for (step, piece), (_, piece_score) in pairs:
             carry = step.pull_score if inverse else step.push_score
             piece, log_det, piece_score = carry(piece, piece_score, part(context, step), generator=generator)
