@@ -23,6 +23,8 @@ def solve(evaluate: Evaluate, x: Tensor, coefficients: tuple[Tensor, ...], low: 
         coefficients: of the map, each (*S, ...).
         low, high: a bracket of all roots.
     """
+    if x.is_meta:  # nothing to look for
+        return torch.empty_like(x), torch.ones_like(x, dtype=torch.bool)
     with torch.no_grad():
         # in a compiled loop no two tensors may share memory
         fixed = tuple(part.clone() for part in coefficients) if torch.compiler.is_compiling() else coefficients
