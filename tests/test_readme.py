@@ -46,7 +46,7 @@ def test_the_examples_of_plug_ins_pass_the_kit(tmp_path: Path, monkeypatch: pyte
         TARGETS._classes.pop("bent_normal", None)
 
 
-GUIDES = [(guide, number) for guide in ("maps", "continuous", "performance") for number in range(len(blocks(f"docs/{guide}.md")))]
+GUIDES = [(guide, number) for guide in ("maps", "continuous", "boltzmann", "performance") for number in range(len(blocks(f"docs/{guide}.md")))]
 
 
 @pytest.mark.parametrize(("guide", "number"), GUIDES)

@@ -5,6 +5,7 @@ from flowkit.data._dataset import Scale as Scale
 from flowkit.data._dataset import Split as Split
 from flowkit.data._table import Table as Table
 from flowkit.data._table import read_table as read_table
+from flowkit.data.alanine_dipeptide import AlanineDipeptide as AlanineDipeptide
 from flowkit.data.checkerboard import Checkerboard as Checkerboard
 from flowkit.data.cifar10 import CIFAR10 as CIFAR10
 from flowkit.data.circles import Circles as Circles

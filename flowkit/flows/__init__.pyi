@@ -7,11 +7,15 @@ from flowkit.flows.bayesian import Bayesian as Bayesian
 from flowkit.flows.bernstein_flow import BernsteinFlow as BernsteinFlow
 from flowkit.flows.bnaf import BNAF as BNAF
 from flowkit.flows.continuous_flow import ContinuousFlow as ContinuousFlow
+from flowkit.flows.diffusion_sampler import DiffusionSampler as DiffusionSampler
 from flowkit.flows.discrete_flow import DiscreteFlow as DiscreteFlow
+from flowkit.flows.gauge_flow import GaugeFlow as GaugeFlow
 from flowkit.flows.gaussianization import Gaussianization as Gaussianization
 from flowkit.flows.iaf import IAF as IAF
 from flowkit.flows.interpolant_flow import InterpolantFlow as InterpolantFlow
+from flowkit.flows.lattice_flow import LatticeFlow as LatticeFlow
 from flowkit.flows.maf import MAF as MAF
+from flowkit.flows.molecular_flow import MolecularFlow as MolecularFlow
 from flowkit.flows.neural_autoregressive_flow import NeuralAutoregressiveFlow as NeuralAutoregressiveFlow
 from flowkit.flows.neural_spline_flow import NeuralSplineFlow as NeuralSplineFlow
 from flowkit.flows.nice import NICE as NICE

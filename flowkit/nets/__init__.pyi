@@ -1,10 +1,12 @@
 """Written by ``make stubs``."""
 
+from flowkit.nets.circular_conv_net import CircularConvNet as CircularConvNet
 from flowkit.nets.class_embedding import ClassEmbedding as ClassEmbedding
 from flowkit.nets.constant import Constant as Constant
 from flowkit.nets.conv_net import ConvNet as ConvNet
 from flowkit.nets.dit import DiT as DiT
 from flowkit.nets.egnn import EGNN as EGNN
+from flowkit.nets.fourier_mlp import FourierMLP as FourierMLP
 from flowkit.nets.gated_residual_mlp import GatedResidualMLP as GatedResidualMLP
 from flowkit.nets.lipschitz_conv import LipschitzConv as LipschitzConv
 from flowkit.nets.lipschitz_dense_mlp import LipschitzDenseMLP as LipschitzDenseMLP

@@ -13,6 +13,7 @@ from flowkit.univariates.linear_rational_spline import LinearRationalSpline as L
 from flowkit.univariates.linear_spline import LinearSpline as LinearSpline
 from flowkit.univariates.logistic_mixture_cdf import LogisticMixtureCDF as LogisticMixtureCDF
 from flowkit.univariates.monotone_integral import MonotoneIntegral as MonotoneIntegral
+from flowkit.univariates.non_compact_projection import NonCompactProjection as NonCompactProjection
 from flowkit.univariates.quadratic_spline import QuadraticSpline as QuadraticSpline
 from flowkit.univariates.rational_quadratic_spline import RationalQuadraticSpline as RationalQuadraticSpline
 from flowkit.univariates.shift import Shift as Shift
