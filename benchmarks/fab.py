@@ -35,13 +35,12 @@ from flowkit.training.fit import fit
 
 DRAWS, FOUND, PUBLISHED_DRAWS = 50_000, 0.3, 2000
 NOTE = """
-Published: mean absolute error of log Z over 5 seeds, from the README of the authors' fab-jax, on an accelerator. Many-well: RealNVP of 10 layers, width
-10 x 32, batch 2048, a buffer of 65,536 to 512,000 points, 4 densities in between, HMC of 5 leapfrog steps, 8 steps a pass, learning rate 3e-4. GMM-40:
-RealNVP of 15 layers, batch 128, 1 density in between, Metropolis with step 5, 4 steps a pass, learning rate 1e-4. Here: one seed, one CPU thread, one or
-two minutes a row. The rows of many_well_32 with RealNVP are far too short to compare with the published ones; the spline couplings are another flow, which
-bends one coordinate into two wells in a single layer. The flow for gmm40 starts as a normal of deviation 25, for both objectives.
-The ess of reverse_kl is high because a flow in one mode sees nothing else; KL(p|q) and the modes show it.
-Rows are kept when one is made again with --only; each has its date, and the command above is that of the last.
+Published: mean absolute error of log Z over 5 seeds, from the README of the authors' fab-jax. Many-well: RealNVP of 10 layers, width 10 x 32, batch 2048, a
+buffer of 65,536 to 512,000 points, 4 densities in between, HMC of 5 leapfrog steps, 8 steps a pass, learning rate 3e-4. GMM-40: RealNVP of 15 layers, batch
+128, 1 density in between, Metropolis with step 5, 4 steps a pass, learning rate 1e-4. Here: one seed, one CPU thread, one or two minutes a row. The rows of
+many_well_32 with RealNVP are far too short to compare with the published ones; the spline couplings are another flow, which bends one coordinate into two
+wells in a single layer. The flow for gmm40 starts as a normal of deviation 25, for both objectives. On the many-wells the ess of reverse_kl is high because a
+flow in one mode sees nothing else; KL(p|q) and the modes show it. Rows are kept when others are made again with --only; each has its date.
 """
 
 
