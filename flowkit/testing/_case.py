@@ -110,18 +110,10 @@ def known_failures(instance: Any) -> dict[str, str]:
     return dict(getattr(instance, "known_failures", None) or traits_of(instance).known_failures)
 
 
-def example_of(cls: Any, label: str) -> Any:
-    """A fresh instance: what ``cls.examples()`` yields under that label, built under a fixed seed."""
-    for found, *parts in seeded_examples(cls):
-        if found == label:
-            return parts[0] if len(parts) == 1 else tuple(parts)
-    raise AssertionError(f"{cls.__name__}.examples() no longer yields '{label}'")
-
-
 def seeded_examples(cls: Any) -> Iterator[Any]:
-    """``cls.examples()`` under a fixed seed, the global generator left as it was."""
+    """``cls.examples()`` under a fixed seed, the global generators left as they were."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         yield from list(cls.examples())
 
 

@@ -47,7 +47,7 @@ def chains(device: str) -> None:
     """In float64, all maps; rows of several tiles, more groups of rows than programs, no rows."""
     before = gpu.BLOCK, gpu.PROGRAMS
     try:
-        for rows, block, programs in ((0, 512, 1024), (7, 512, 1024), (50, 8, 16), (33, 64, 2)):
+        for rows, block, programs in ((0, 512, 1024), (7, 512, 1024), (20, 8, 6), (33, 64, 2)):
             gpu.BLOCK, gpu.PROGRAMS = block, programs
             for label, args in examples(rows, device, torch.float64):
                 if rows < 10 or label in ("standardize_tanh_affine_normal", "images", "logit"):

@@ -44,11 +44,11 @@ def values(device: str) -> None:
 def splits(device: str) -> None:
     """Rows split between programs or not, in more or fewer pieces than a block: the same."""
     before = gpu.BLOCK, gpu.PROGRAMS
-    y, ks, h, b, e = draw(2, 3, 2500, device)
+    y, ks, h, b, e = draw(2, 3, 600, device)
     args = (y, ks, h, b, e, y.new_tensor([0.01]), y.new_tensor([0.1]))
     wanted = plain._finish_of_rows(*args)
     try:
-        for block, programs in ((1024, 1), (64, 1024), (8, 64)):
+        for block, programs in ((256, 1), (64, 1024), (8, 64)):
             gpu.BLOCK, gpu.PROGRAMS = block, programs
             same(f"{block} {programs}", gpu.finish(*args), wanted, EXACT)
     finally:

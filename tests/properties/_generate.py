@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowkit.core.registry import Registry
-from flowkit.testing._case import example_of, known_failures, seeded_examples
+from flowkit.testing._case import known_failures, seeded_examples
 from flowkit.testing._suite import Suite
 
 DEFAULT_EXAMPLES = 3  # a class; the rest are marked slow
@@ -18,6 +18,11 @@ COSTLY_EXAMPLES = 1  # for checks that take a good part of a second
 @functools.cache
 def _labels(cls: type) -> tuple[tuple[str, Any], ...]:
     return tuple((label, parts[0] if len(parts) == 1 else tuple(parts)) for label, *parts in seeded_examples(cls))
+
+
+def example(cls: type, label: str) -> Any:
+    """What ``cls.examples()`` yields under that label, built once in a process: a suite judges a copy of what it is given."""
+    return dict(_labels(cls))[label]
 
 
 def parameters(suite: Suite, registry: Registry, *, drawn: bool | None = None) -> list[Any]:
@@ -56,7 +61,7 @@ def _parameter(suite: Suite, name: str, cls: type, position: int, label: str, in
 
 
 def run(suite: Suite, cls: type, label: str | None, check: str, case: Any = None) -> None:
-    """Run one check on a fresh instance."""
+    """Run one check on a copy of an example."""
     if label is None:
         pytest.fail(f"{cls.__name__}.examples(): {check}")
-    suite.run(check, example_of(cls, label), case)
+    suite.run(check, example(cls, label), case)

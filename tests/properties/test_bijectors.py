@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from _generate import parameters, run
+from _generate import example, parameters, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flowkit  # noqa: F401  fills the registries
 from flowkit.core.registry import BIJECTORS
 from flowkit.testing import Case
-from flowkit.testing._case import example_of
 from flowkit.testing._suites import BIJECTOR
 from flowkit.testing.bijectors import check_bijector  # noqa: F401  fills the suite
 
@@ -31,7 +30,7 @@ def test_bijector(cls: type, label: str, check: str) -> None:
 def test_bijector_drawn(cls: type, label: str, check: str) -> None:
     if label is None:
         pytest.fail(check)
-    instance = example_of(cls, label)
+    instance = example(cls, label)
 
     @settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(CASES)

@@ -1,8 +1,13 @@
-"""A small fit in a process of its own, for tests that kill it: ``python killed_run.py RUN_DIR``."""
+"""A small fit in a process of its own, for tests that kill it.
+
+``python killed_run.py`` imports torch once and forks a run for each folder on a line of standard input: a line with its
+process id when it starts, a line with its exit code when it has ended.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -34,11 +39,24 @@ def main(run_dir: Path) -> None:
     layers = [fk.bijectors.Coupling(2, affine, mask=mask, conditioner=Noisy()) for mask in ((True, False), (False, True))]
     flow = fk.Flow(fk.distributions.StandardNormal((2,)), fk.bijectors.Chain([*layers, fk.bijectors.ActNorm(2)]), standardize=True)
     x = torch.randn(512, 2).cumsum(1) ** 2
-    fk.fit(
-        flow, x, validation=0.2, max_steps=400, batch_size=64, ema=0.95, seed=3, run_dir=run_dir, resume=True, progress=False, schedule="one_cycle"
-    )
+    fk.fit(flow, x, validation=0.2, max_steps=400, batch_size=64, ema=0.95, seed=3, run_dir=run_dir, resume=True, progress=False, schedule="one_cycle")
     torch.save([p.detach() for p in flow.parameters()], run_dir / "final.pt")
 
 
+def serve() -> None:
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            main(Path(line.strip()))
+            os._exit(0)
+        _say(child)
+        _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +23,51 @@ from flowkit.training.checkpoint import Checkpoints
 SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
-def start(run_dir: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(run_dir)])
+class Runs:
+    """One run after the other, each in a process of its own that ``killed_run.py`` forks before it has drawn or computed anything.
+
+    Two interpreters take turns, so that a run is resumed under another seed of Python's hashes than it was started with.
+    """
+
+    def __init__(self) -> None:
+        self.servers = [subprocess.Popen([sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+        self.server = self.servers[0]
+
+    def _line(self) -> int:
+        assert self.server.stdout is not None
+        return int(self.server.stdout.readline())
+
+    def start(self, run_dir: Path) -> int:
+        """The process id of a new run."""
+        self.servers.reverse()
+        self.server = self.servers[0]
+        assert self.server.stdin is not None
+        self.server.stdin.write(f"{run_dir}\n".encode())
+        self.server.stdin.flush()
+        return self._line()
+
+    def alive(self) -> bool:
+        return not select.select([self.server.stdout], [], [], 0)[0]
+
+    def wait(self) -> int:
+        """The exit code of the run."""
+        return self._line()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[torch.Tensor]:
+def runs() -> Iterator[Runs]:
+    made = Runs()
+    yield made
+    for server in made.servers:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> list[torch.Tensor]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert start(folder).wait() == 0
+    runs.start(folder)
+    assert runs.wait() == 0
     return torch.load(folder / "final.pt")
 
 
@@ -36,18 +76,19 @@ def reached(folder: Path) -> int:
     return max((int(path.name.split("-")[1]) for path in (folder / "checkpoints").glob("step-?????????")), default=-1)
 
 
-def killed_and_resumed(folder: Path, kills: int, seed: int) -> int:
+def killed_and_resumed(runs: Runs, folder: Path, kills: int, seed: int) -> int:
     """Kill a run ``kills`` times at random moments of its course, then let it finish; returns how often it was caught alive."""
     draw, caught = random.Random(seed), 0
     for step in sorted(draw.sample(range(380), kills)):
-        process = start(folder)
-        while process.poll() is None and reached(folder) < step:
+        process = runs.start(folder)
+        while runs.alive() and reached(folder) < step:
             time.sleep(0.001)
         time.sleep(draw.uniform(0.0, 0.05))
-        caught += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(folder).wait() == 0
+        if runs.alive():
+            os.kill(process, signal.SIGKILL)
+        caught += runs.wait() == -signal.SIGKILL
+    runs.start(folder)
+    assert runs.wait() == 0
     return caught
 
 
@@ -56,8 +97,8 @@ def compare(folder: Path, weights: list[torch.Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(final, weights, strict=True))
 
 
-def test_killed_three_times(tmp_path: Path, undisturbed: list[torch.Tensor]) -> None:
-    assert killed_and_resumed(tmp_path / "run", 3, seed=1) == 3
+def test_killed_three_times(runs: Runs, tmp_path: Path, undisturbed: list[torch.Tensor]) -> None:
+    assert killed_and_resumed(runs, tmp_path / "run", 3, seed=1) == 3
     compare(tmp_path / "run", undisturbed)
     steps = [float(line.split(",")[0]) for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
     assert steps == sorted(set(steps)) and steps[-1] == 400
@@ -65,8 +106,8 @@ def test_killed_three_times(tmp_path: Path, undisturbed: list[torch.Tensor]) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_killed_twenty_times(tmp_path: Path, undisturbed: list[torch.Tensor], seed: int) -> None:
-    assert killed_and_resumed(tmp_path / "run", 5, seed=10 + seed) == 5
+def test_killed_twenty_times(runs: Runs, tmp_path: Path, undisturbed: list[torch.Tensor], seed: int) -> None:
+    assert killed_and_resumed(runs, tmp_path / "run", 5, seed=10 + seed) == 5
     compare(tmp_path / "run", undisturbed)
 
 

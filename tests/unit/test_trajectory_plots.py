@@ -44,11 +44,12 @@ def opened(content: bytes) -> Image.Image:
 
 @pytest.fixture(autouse=True, scope="module")
 def coarse_pictures() -> Iterator[None]:
-    """Fewer pixels and frames: drawing is most of a tiny run."""
+    """Fewer pixels, frames and samples shown: drawing is most of a tiny run."""
+    few = {"DPI": 30, "POLE_TO_POLE": 12, "PICTURES": 6, "MOVING": 60, "STRIP_ROWS": 2, "STRIP_TIMES": 3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowkit.experiment._pictures.DPI", 30)
+        for name, number in few.items():
+            patch.setattr(f"flowkit.experiment._pictures.{name}", number)
         patch.setattr("flowkit.experiment._paths.FRAMES", 4)
-        patch.setattr("flowkit.experiment._pictures.MOVING", 60)
         yield
 
 
