@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowkit.bijectors._bond_tree import is_torsion, rows_of
 from flowkit.bijectors._reference_frames import ReferenceFrames, length_floor, safe_length
 from flowkit.bijectors._z_matrix import read
 from flowkit.core.domain.box import Box
@@ -85,6 +86,24 @@ class InternalCoordinates(Bijector):
         self._index("restore", [where[atom] for atom in range(self.atoms)])
         self._index("seed_atoms", list(matrix.seed))
         self._index("row_atoms", [row[0] for row in matrix.rows])
+
+    @classmethod
+    def from_bonds(cls, bonds: Sequence[Sequence[int]], *, root: int | None = None) -> InternalCoordinates:
+        """The full form along a tree of the bonds: one torsion for each bond that turns, improper dihedrals for the other atoms about it.
+
+        Args:
+            bonds: pairs of atoms 0 .. N - 1, which must hold the molecule together.
+            root: the seed atom; default one in the middle.
+
+        Raises:
+            ConfigError: the bonds leave an atom out.
+        """
+        return cls(rows_of(bonds, root, "InternalCoordinates.from_bonds"))
+
+    @property
+    def torsions(self) -> tuple[bool, ...]:
+        """For each row of four: whether its dihedral is a torsion about a bond, and not an improper to another atom placed about it."""
+        return tuple(is_torsion([tuple(int(atom) for atom in row) for row in self.z_matrix]))
 
     def _index(self, name: str, values: list[int]) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)

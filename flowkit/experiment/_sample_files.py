@@ -134,6 +134,48 @@ def _png(path: Path, units: Units, n: int) -> Iterator[Write]:
         _put(folder / "whole", path)
 
 
+@contextmanager
+def _xyz(path: Path, units: Units, n: int) -> Iterator[Write]:
+    """Elements and positions in angstroms, the log-density in each frame's comment."""
+    from flowkit.heads.boltzmann.structure_files import write_xyz_frame
+
+    elements = _molecule(path, units)["elements"]
+    with _beside(path) as folder:
+        with (folder / "whole").open("w", encoding="utf-8") as file:
+
+            def write(chunk: Chunk) -> None:
+                for frame, log_prob in zip(chunk.x, chunk.log_prob.tolist(), strict=True):
+                    write_xyz_frame(file, elements, frame, f"log_prob={log_prob:.9g}")
+
+            yield write
+        _put(folder / "whole", path)
+
+
+@contextmanager
+def _pdb(path: Path, units: Units, n: int) -> Iterator[Write]:
+    """One model a sample, by OpenMM."""
+    from flowkit.heads.boltzmann.structure_files import PDBModels
+
+    with _beside(path) as folder:
+        with (folder / "whole").open("w", encoding="utf-8") as file:
+            models = PDBModels(file, _molecule(path, units), several=n > 1)
+
+            def write(chunk: Chunk) -> None:
+                for frame in chunk.x:
+                    models.write(frame)
+
+            yield write
+            models.close()
+        _put(folder / "whole", path)
+
+
+def _molecule(path: Path, units: Units) -> dict[str, Any]:
+    """Names and elements of the atoms."""
+    if units.molecule is None:
+        raise ConfigError(f"{path}: {path.suffix} is for structures of a molecule; this run knows of none. Use .npz.")
+    return units.molecule
+
+
 def _columns(chunk: Chunk, units: Units) -> dict[str, Any]:
     """A chunk as columns by name: the numbers of an event, the context's, the log-density."""
     names = [name if name != "log_prob" else "log_prob_" for name in units.columns]
@@ -158,4 +200,4 @@ def _put(whole: Path, path: Path) -> None:
     os.replace(whole, path)
 
 
-WRITERS: dict[str, Any] = {".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".png": _png}
+WRITERS: dict[str, Any] = {".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".png": _png, ".xyz": _xyz, ".pdb": _pdb}

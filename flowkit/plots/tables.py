@@ -58,13 +58,14 @@ def marginals(data: Any, samples: Any = None, names: Sequence[str] | None = None
     """Histograms of each column: data filled, samples as a line.
 
     Args:
-        data: (N, D) or (N, *event), flattened.
+        data: (N, D) or (N, *event), flattened; None for samples alone, which are filled then.
         samples: (M, D), or None.
         names: of the D columns.
         columns: shown at most, the first ones.
         bins: of each histogram; by default more for more data.
     """
-    real, drawn, labels = _compared(data, samples, names, columns, "marginals")
+    alone = data is None
+    real, drawn, labels = _compared(samples if alone else data, None if alone else samples, names, columns, "marginals")
     count = real.shape[1]
     across = min(4, count)
     down = -(-count // across)
@@ -78,8 +79,9 @@ def marginals(data: Any, samples: Any = None, names: Sequence[str] | None = None
         interval = span(real[:, i])
         axis.set_xlim(interval)
         axis.locator_params(axis="x", nbins=4)
-        _histogram(axis, real[:, i], None if drawn is None else drawn[:, i], interval, bins)
-    _key(made, drawn is not None, loc="outside upper right")
+        _histogram(axis, real[:, i], None if drawn is None else drawn[:, i], interval, bins, MODEL if alone else DATA)
+    if not alone:
+        _key(made, drawn is not None, loc="outside upper right")
     return made
 
 
@@ -94,12 +96,19 @@ def _compared(
     return real[:, :columns], None if drawn is None else drawn[:, :columns], labels[:columns]
 
 
-def _histogram(axis: Axes, real: NDArray[np.float64], drawn: NDArray[np.float64] | None, interval: tuple[float, float], bins: int | None = None) -> None:
+def _histogram(
+    axis: Axes,
+    real: NDArray[np.float64],
+    drawn: NDArray[np.float64] | None,
+    interval: tuple[float, float],
+    bins: int | None = None,
+    colour: str = DATA,
+) -> None:
     """Two histograms over one interval, each divided by its own number of rows, seen or not."""
     edges = np.linspace(*interval, (bins or int(np.clip(2.2 * len(real) ** (1 / 3), 10, 48))) + 1)
     width = edges[1] - edges[0]
     heights = np.histogram(real, edges)[0] / (len(real) * width)
-    axis.stairs(heights, edges, fill=True, color=DATA, alpha=0.28, linewidth=0)
+    axis.stairs(heights, edges, fill=True, color=colour, alpha=0.28, linewidth=0)
     if drawn is not None:
         axis.stairs(np.histogram(drawn, edges)[0] / (len(drawn) * width), edges, color=MODEL, linewidth=1.3)
     axis.set_yticks([])

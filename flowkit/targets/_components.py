@@ -1,10 +1,11 @@
-"""Arguments and symmetries of mixtures."""
+"""Arguments, sums and symmetries of mixtures."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from flowkit.core.errors import ConfigError
@@ -38,12 +39,19 @@ def _numbers(value: Any) -> np.ndarray | None:
         return None
 
 
+def log_mixture(parts: Tensor, dim: int) -> Tensor:
+    """log sum exp along an axis, the weights of whose gradient sum to one: torch's own rounds far out, and there gives each tied part a weight of one."""
+    top = parts.detach().amax(dim, keepdim=True)
+    top = torch.where(top.isfinite(), top, 0.0)
+    return (parts - top).logsumexp(dim) + top.squeeze(dim)
+
+
 def mixture_symmetries(means: np.ndarray, stds: np.ndarray, shares: np.ndarray) -> frozenset[str]:
     """Which of ``sign`` and ``permutation`` map the set of components to itself; neighbouring swaps make all permutations."""
 
-    def rows(at: np.ndarray) -> list[tuple[float, ...]]:
-        table = np.column_stack([at + 0.0, stds, shares])  # + 0.0 turns -0.0 into 0.0
-        return sorted(map(tuple, table.round(12).tolist()))
+    def rows(at: np.ndarray) -> np.ndarray:
+        table = np.column_stack([at, stds, shares]).round(12)
+        return table[np.lexsort(table.T)]
 
     def swapped(i: int) -> np.ndarray:
         order = np.arange(means.shape[1])
@@ -51,5 +59,5 @@ def mixture_symmetries(means: np.ndarray, stds: np.ndarray, shares: np.ndarray) 
         return means[:, order]
 
     same, dim = rows(means), means.shape[1]
-    names = {"sign"} if rows(-means) == same else set()
-    return frozenset(names | ({"permutation"} if dim > 1 and all(rows(swapped(i)) == same for i in range(dim - 1)) else set()))
+    names = {"sign"} if np.array_equal(rows(-means), same) else set()
+    return frozenset(names | ({"permutation"} if dim > 1 and all(np.array_equal(rows(swapped(i)), same) for i in range(dim - 1)) else set()))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from flowkit.targets._components import log_mixture
+
 Formula = Callable[[Tensor, Tensor], Tensor]
 EDGE, EDGE_WIDTH = 4.0, 0.1  # where the three strips end, and how softly
 
@@ -32,7 +34,7 @@ class Energy:
 def radius(x: Tensor, y: Tensor) -> Tensor:
     """|x|, with slope zero at the origin."""
     square = x.square() + y.square()
-    away = square > torch.finfo(square.dtype).tiny
+    away = ~(square <= torch.finfo(square.dtype).tiny)  # NaN stays NaN
     return torch.where(away, torch.where(away, square, 1.0).sqrt(), 0.0)
 
 
@@ -43,7 +45,7 @@ def bump(x: Tensor, centre: float | Tensor, width: float) -> Tensor:
 
 def log_sum(*parts: Tensor) -> Tensor:
     """log of the sum of the exponentials."""
-    return torch.stack(torch.broadcast_tensors(*parts)).logsumexp(0)
+    return log_mixture(torch.stack(torch.broadcast_tensors(*parts)), 0)
 
 
 def ring_and_two(x: Tensor, y: Tensor, *, ring: float, sides: float) -> Tensor:

@@ -72,7 +72,7 @@ def _von_mises(count: int, beta: float, generator: torch.Generator | None, like:
     if beta < SMALL:
         return TURN * (first - 0.5), torch.ones_like(first, dtype=torch.bool)
     tau = 1 + math.sqrt(1 + 4 * beta**2)
-    rho = (tau - math.sqrt(2 * tau)) / (2 * beta)
+    rho = 2 * beta / (math.sqrt(tau) * (math.sqrt(tau) + math.sqrt(2)))  # (tau - sqrt(2 tau)) / (2 beta) without the difference
     centre = (1 + rho**2) / (2 * rho)
     z = torch.cos(math.pi * first)
     cosine = (1 + centre * z) / (centre + z)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError, nearest
 from flowkit.core.registry import TARGETS
+from flowkit.core.shapes import check_event
 from flowkit.core.target import Target
 from flowkit.targets._energies_2d import ENERGIES
 
@@ -45,15 +46,15 @@ class Energy2D(Target):
 
     def __init__(self, energy: str = "two_moons") -> None:
         super().__init__()
-        if energy not in ENERGIES:
+        if not isinstance(energy, str) or energy not in ENERGIES:
             raise ConfigError(f"Energy2D: expected energy to be one of {', '.join(ENERGIES)}; got {energy!r}. {nearest(str(energy), ENERGIES)}")
         self.energy = energy
-        self.case = ENERGIES[energy]
-        self.log_normalizer = self.case.log_normalizer()
-        self.invariances = frozenset(self.case.invariances)
+        self.log_normalizer = ENERGIES[energy].log_normalizer()
+        self.invariances = frozenset(ENERGIES[energy].invariances)
 
     def log_density(self, x: Tensor) -> Tensor:
-        return self.case.log_density(x[..., 0], x[..., 1])
+        check_event(x, self.event_shape, "Energy2D.log_density")
+        return ENERGIES[self.energy].log_density(x[..., 0], x[..., 1])
 
     def symmetry(self, name: str, x: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
         return torch.stack([-x[..., 0], x[..., 1]], dim=-1) if name == "mirror" else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import TARGETS
-from flowkit.core.shapes import sample_shape, whole_number
+from flowkit.core.shapes import check_event, sample_shape, whole_number
 from flowkit.core.target import Target
 
 
@@ -48,7 +48,7 @@ class Funnel(Target):
     def __init__(self, dim: int = 10, variant: Literal["hard", "easy"] = "hard") -> None:
         super().__init__()
         dim = whole_number(dim, "Funnel", "dim", 2)
-        if variant not in self.VARIANCES:
+        if not isinstance(variant, str) or variant not in self.VARIANCES:
             raise ConfigError(f"Funnel: expected variant 'hard' (variance 9) or 'easy' (variance 1); got {variant!r}.")
         self.dim, self.variant = dim, variant
         self.event_shape: tuple[int, ...] = (dim,)
@@ -61,6 +61,7 @@ class Funnel(Target):
         return self.VARIANCES[self.variant]
 
     def log_density(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape, "Funnel.log_density")
         mouth, neck = x[..., 0], x[..., 1:]
         log_variance = mouth.clamp(min=self.FLOOR)
         quadratic = mouth.square() / self.variance + (neck * (-0.5 * log_variance).exp().unsqueeze(-1)).square().sum(-1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from flowkit.core.registry import TARGETS
 from flowkit.core.shapes import check_event, positive_number, sample_shape, whole_number
 from flowkit.core.target import Target
-from flowkit.targets._components import means_of, mixture_symmetries, one_each
+from flowkit.targets._components import log_mixture, means_of, mixture_symmetries, one_each
 from flowkit.targets._exact import Exact
 
 
@@ -61,7 +61,7 @@ class GaussianMixture(Target):
     @classmethod
     def gmm40(cls) -> GaussianMixture:
         """GMM-40: means 80 (u - 1/2), u the first 40 x 2 uniform numbers of torch's generator with seed 0, std softplus(1) = 1.3133."""
-        uniform = torch.rand((40, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        uniform = torch.rand((40, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
         return cls((80 * (uniform - 0.5)).tolist(), math.log1p(math.e))
 
     @classmethod
@@ -93,7 +93,8 @@ class GaussianMixture(Target):
         return self.shares.value.to(x.dtype).log() - 0.5 * white.square().sum(-1) - dim * (spread.log() + 0.5 * math.log(2 * math.pi))
 
     def log_density(self, x: Tensor) -> Tensor:
-        return self._joint(x).logsumexp(-1)
+        check_event(x, self.event_shape, "GaussianMixture.log_density")
+        return log_mixture(self._joint(x), -1)
 
     def sample(self, n: int | tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         shape = sample_shape(n, "GaussianMixture.sample")

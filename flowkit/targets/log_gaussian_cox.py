@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowkit.core.registry import TARGETS
-from flowkit.core.shapes import flag, positive, positive_number, sample_shape
+from flowkit.core.shapes import check_event, flag, positive, positive_number, sample_shape, whole_number
 from flowkit.core.target import Target
 from flowkit.targets._cox_prior import bin_counts, counts_of, prior_factor, whitening_factor
 from flowkit.targets._exact import Exact
@@ -67,7 +67,7 @@ class LogGaussianCox(Target):
     ) -> None:
         super().__init__()
         cells = positive(grid, "LogGaussianCox", "grid")
-        self.grid, self.counts, self.variance, self.mean = grid, counts, positive_number(variance, "LogGaussianCox", "variance"), mean
+        self.grid, self.counts, self.variance, self.mean = cells, counts, positive_number(variance, "LogGaussianCox", "variance"), mean
         self.whitened, self.likelihood = flag(whitened, "LogGaussianCox", "whitened"), flag(likelihood, "LogGaussianCox", "likelihood")
         self.centre = math.log(self.POINTS) - variance / 2 if mean is None else finite_number(mean, "LogGaussianCox", "mean")
         self.event_shape: tuple[int, ...] = (cells**2,)
@@ -103,7 +103,7 @@ class LogGaussianCox(Target):
             options: further arguments of LogGaussianCox.
         """
         model = cls(grid, [0] * positive(grid, "LogGaussianCox.simulated", "grid") ** 2, **{**options, "whitened": True})
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(whole_number(seed, "LogGaussianCox.simulated", "seed", 0))
         field = model.centre + prior_factor(model.grid, float(model.variance)) @ random.standard_normal(model.grid**2)
         return cls(grid, random.poisson(np.exp(field) / model.grid**2).tolist(), **options)
 
@@ -112,6 +112,7 @@ class LogGaussianCox(Target):
         return self.centre + x @ self.factor.value.to(x.dtype).mT if self.whitened else x
 
     def log_density(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape, "LogGaussianCox.log_density")
         white = x if self.whitened else (x - self.centre) @ self.factor.value.to(x.dtype).mT
         prior = -0.5 * white.square().sum(-1) - self.log_volume - 0.5 * self.event_shape[0] * math.log(2 * math.pi)
         if not self.likelihood:
@@ -123,12 +124,13 @@ class LogGaussianCox(Target):
         shape = sample_shape(n, "LogGaussianCox.sample")
         if not self.can_sample:
             return None
-        factor = self.factor.value
+        own = self.factor.value.dtype
+        factor = self.factor.value.to(torch.promote_types(own, torch.float32))  # no triangular solve is of half precision
         noise = torch.randn((*shape, *self.event_shape), generator=generator, dtype=factor.dtype, device=factor.device)
         if self.whitened:
-            return noise
+            return noise.to(own)
         solved = torch.linalg.solve_triangular(factor.mT, noise.reshape(-1, *self.event_shape), upper=True, left=False)
-        return self.centre + solved.reshape(noise.shape)
+        return (self.centre + solved.reshape(noise.shape)).to(own)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, LogGaussianCox]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import TARGETS
-from flowkit.core.shapes import positive_number, sample_shape
+from flowkit.core.shapes import check_event, positive_number, sample_shape
 from flowkit.core.target import Target
 from flowkit.targets._lattice import axes, backward_neighbour, changed_scalar, forward_neighbour, lattice_names, lattice_sizes, squared_momenta
 from flowkit.targets._scalars import at_least_zero, finite_number
@@ -54,10 +54,10 @@ class Phi4(Target):
     def __init__(self, size: int | Sequence[int], m2: float, lam: float, dims: int = 2) -> None:
         super().__init__()
         sizes = lattice_sizes(size, dims, "Phi4")
-        finite_number(m2, "Phi4", "m2"), at_least_zero(lam, "Phi4", "lam")
+        m2, lam = finite_number(m2, "Phi4", "m2"), at_least_zero(lam, "Phi4", "lam")
         if lam == 0 and m2 <= 0:
             raise ConfigError(f"Phi4: expected m2 > 0 where lam = 0; got m2={m2}, whose density has no finite integral. Set lam > 0.")
-        self.size, self.m2, self.lam, self.dims = size, m2, lam, dims
+        self.size, self.m2, self.lam, self.dims = sizes if isinstance(size, list | tuple) else sizes[0], m2, lam, len(sizes)
         self.event_shape: tuple[int, ...] = sizes
         self.invariances = lattice_names(sizes) | {"sign"}
         self.can_sample = lam == 0
@@ -91,15 +91,18 @@ class Phi4(Target):
     def hopping_parameters(self) -> tuple[float, float]:
         """(kappa, lam) of the same theory in the hopping form; the field there is phi / sqrt(kappa)."""
         slope = self.m2 + 2 * self.dims
-        kappa = 2 / (slope + math.sqrt(slope**2 + 8 * self.lam))
+        root = math.sqrt(slope**2 + 8 * self.lam)
+        kappa = 2 / (slope + root) if slope > 0 else (root - slope) / (4 * self.lam)  # without a difference of nearly equal numbers
         return kappa, self.lam * kappa**2
 
     def log_density(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape, "Phi4.log_density")
         square = x.square()
         links = sum((forward_neighbour(x, axis) - x).square() for axis in axes(self.event_shape))
         return -(links + (self.m2 + self.lam * square) * square).sum(tuple(axes(self.event_shape)))
 
     def score(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape, "Phi4.score")
         x = x.detach()
         curvature = sum(2 * x - forward_neighbour(x, axis) - backward_neighbour(x, axis) for axis in axes(self.event_shape))
         return -2 * (curvature + (self.m2 + 2 * self.lam * x.square()) * x)
@@ -109,9 +112,9 @@ class Phi4(Target):
         shape = sample_shape(n, "Phi4.sample")
         if not self.can_sample:
             return None
-        noise = torch.randn((*shape, *self.event_shape), generator=generator, dtype=self.like.dtype, device=self.like.device)
-        places = axes(self.event_shape)
-        return torch.fft.ifftn(self.free_propagator().sqrt() * torch.fft.fftn(noise, dim=places), dim=places).real
+        dtype = torch.promote_types(self.like.dtype, torch.float32)
+        noise = torch.randn((*shape, *self.event_shape), generator=generator, dtype=dtype, device=self.like.device)
+        return _through_momenta(noise, self.event_shape, lambda waves: self.free_propagator().to(dtype).sqrt() * waves).to(self.like.dtype)
 
     def free_propagator(self) -> Tensor:
         """1 / (2 (m2 + sum_mu 4 sin^2(k_mu / 2))): the variance of each momentum where lam = 0, in the order of ``torch.fft.fftn``: (*size).
@@ -128,9 +131,8 @@ class Phi4(Target):
 
         Averaged over samples it is <phi phi>(r), whose Fourier transform is ``free_propagator()`` where lam = 0.
         """
-        places = axes(self.event_shape)
-        power = torch.fft.fftn(x, dim=places).abs().square()
-        return torch.fft.ifftn(power, dim=places).real / math.prod(self.event_shape)
+        check_event(x, self.event_shape, "Phi4.two_point")
+        return _through_momenta(x, self.event_shape, lambda waves: waves.abs().square()) / math.prod(self.event_shape)
 
     def symmetry(self, name: str, x: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
         return changed_scalar(name, x, self.event_shape, generator)
@@ -140,3 +142,11 @@ class Phi4(Target):
         yield "broken", cls(4, -4.0, 6.975)
         yield "free", cls((3, 2), 0.5, 0.0)
         yield "line", cls.hopping(5, 0.3, 0.022, dims=1)
+
+
+def _through_momenta(x: Tensor, sizes: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Fields (*B, *sizes) changed in momentum space, in single precision at least; no transform takes an empty batch."""
+    if x.numel() == 0:
+        return x
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.fft.ifftn(change(torch.fft.fftn(wide, dim=axes(sizes))), dim=axes(sizes)).real.to(x.dtype)

@@ -48,10 +48,9 @@ class U1Lattice(Target):
     def __init__(self, size: int, beta: float) -> None:
         super().__init__()
         sites = positive(size, "U1Lattice", "size")
-        at_least_zero(beta, "U1Lattice", "beta")
-        self.size, self.beta = size, beta
+        self.size, self.beta = sites, at_least_zero(beta, "U1Lattice", "beta")
         self.event_shape: tuple[int, ...] = (2, sites, sites)
-        self.log_normalizer = log_partition(sites**2, float(beta))
+        self.log_normalizer = log_partition(sites**2, self.beta)
         self.box = Box(0.0, TURN, self.event_shape)
         several = {"center", "lattice_translation", "lattice_reflection", "lattice_rotation"} if sites > 1 else {"center", "lattice_rotation"}
         self.invariances = frozenset({"charge_conjugation"} | several | ({"gauge"} if sites > 1 else set()))
@@ -61,13 +60,14 @@ class U1Lattice(Target):
         return self.box
 
     def log_density(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape, "U1Lattice.log_density")
         return self.beta * plaquette_sums(x).cos().sum((-2, -1))
 
     def sample(self, n: int | tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Exact draws; cost L^2 rejection steps, each for all draws at once."""
         shape = sample_shape(n, "U1Lattice.sample")
         like = self.box.low_buffer
-        drawn = drawn_links(math.prod(shape), self.event_shape[-1], float(self.beta), generator, like)
+        drawn = drawn_links(math.prod(shape), self.event_shape[-1], self.beta, generator, like)
         return links_inside(drawn.to(like.dtype)).reshape(*shape, *self.event_shape)
 
     def plaquettes(self, x: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Applications built of flows, one package each; import the one you need."""
