@@ -35,7 +35,7 @@ __all__ = [
     "univariates",
 ]
 
-_ON_DEMAND = ("bench", "estimators", "experiment", "interop", "plots", "testing")  # they need optional packages, or take time to import
+_ON_DEMAND = ("bench", "estimators", "experiment", "heads", "interop", "plots", "testing")  # they need optional packages, or take time to import
 
 
 def __getattr__(name: str) -> ModuleType:
