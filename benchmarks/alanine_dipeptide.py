@@ -6,7 +6,8 @@ KL with path gradients, gated on steps and seed. Reported: effective share of 50
 Ramachandran maps (100 x 100 cells) from the reference, free-energy difference of phi > 0 against phi < 0.
 Reference for the maps: umbrella windows along phi, 15 degrees apart, each from two values of psi, joined by MBAR. On the barriers psi hardly turns in
 such a window, so the error of its free-energy difference is half of what the two starts differ by. Reference for that difference: replica
-exchange, the run that made the data and, where it is in the cache, another with its own seed; errors from ten blocks in time.
+exchange, the run that made the data and, where it is in the cache, another with its own seed; errors from ten blocks in time. They cross the
+barrier some ten times, so those errors are rough. BAR between the flow and dynamics inside each basin needs no crossing.
 
     python benchmarks/alanine_dipeptide.py --reference  # umbrella windows and the other replica exchange, into the cache: 35 minutes on an idle core
     python benchmarks/alanine_dipeptide.py --train      # dynamics for the data, training and samples, into the cache: 10 minutes
