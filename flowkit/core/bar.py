@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 
 @contextmanager
 def bar(word: str, total: int, *, show: bool) -> Iterator[Any]:
-    """A bar on standard error if ``show``; yields a call that takes how many more are done."""
-    if not show:
+    """A bar on standard error if ``show`` and that is a terminal; yields a call that takes how many more are done."""
+    if not (show and sys.stderr.isatty()):  # a log file or a pipe is left alone
         yield lambda count: None
         return
     from rich.console import Console

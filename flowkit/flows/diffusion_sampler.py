@@ -104,6 +104,11 @@ class DiffusionSampler(Flow):
         each = super()._density(x.expand(self.backward_samples, *x.shape), context, generator)
         return each.logsumexp(0) - math.log(self.backward_samples)
 
+    def _draw_latent(self, shape: int | tuple[int, ...], context: Context, generator: torch.Generator | None, temperature: float) -> tuple[Tensor, Context]:
+        if temperature != 1:
+            raise ConfigError(f"{self.who}: a temperature would act on the noise of the first step alone. Train it on the tempered target instead.")
+        return super()._draw_latent(shape, context, generator, temperature)
+
     # -- paths --------------------------------------------------------------------------------------------------
 
     def rollout(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from flowkit.core.errors import ShapeError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive, whole_number
 
@@ -62,7 +63,10 @@ class FourierMLP(nn.Module):
 
     def at(self, embedded: Tensor, x: Tensor | None = None) -> Tensor:
         """The output for an embedded time (*T, width), broadcast against x (*B, features): (*B, out_features)."""
-        hidden = embedded if self.first is None or x is None else self.first(x) + embedded
+        if (self.first is None) != (x is None) or (x is not None and x.shape[-1:] != (self.features,)):
+            got = "none" if x is None else f"shape {tuple(x.shape)}"
+            raise ShapeError(f"FourierMLP: expected x {f'(*B, {self.features})' if self.features else 'None, a function of time alone'}; got {got}.")
+        hidden = embedded if self.first is None else self.first(x) + embedded
         out: Tensor = self.last(self.body(hidden))
         return out
 

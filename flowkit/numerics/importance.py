@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from flowkit.core.errors import UnknownNameError, nearest
 
 Resampling = Literal["systematic", "multinomial"]
 
@@ -67,7 +69,9 @@ def pareto_shape(log_weights: Tensor) -> float:
     excess = ((top[:-1] - top[0]).exp() - (top[-1] - top[0]).exp()).flip(0)
     if not excess[-1] > 1e-12:
         return -math.inf
-    return _generalised_pareto_shape(excess[excess > 0])
+    above = excess[excess > 0]  # the others are ties, or nothing beside the largest: one weight is all there is
+    shape = _generalised_pareto_shape(above) if len(above) >= 5 else math.inf
+    return shape if not math.isnan(shape) else math.inf
 
 
 def _generalised_pareto_shape(y: Tensor) -> float:
@@ -90,6 +94,8 @@ def resample(log_weights: Tensor, count: int, scheme: Resampling = "systematic",
     "systematic" places ``count`` points with equal gaps and one random offset, so that counts differ from their mean by less than 1;
     "multinomial" draws independently.
     """
+    if scheme not in get_args(Resampling):
+        raise UnknownNameError(f"resample: no scheme named {scheme!r}. {nearest(scheme, get_args(Resampling))}")
     shares = torch.softmax(log_weights.double(), 0)
     if scheme == "multinomial":
         device = shares.device if generator is None else generator.device

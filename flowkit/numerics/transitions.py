@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError, UnknownNameError, nearest
+from flowkit.core.errors import ConfigError, NonFiniteError, ShapeError, UnknownNameError, nearest
 from flowkit.core.shapes import positive, positive_number
 from flowkit.numerics.mcmc import LogDensity, hamiltonian, langevin_step, metropolis
 from flowkit.numerics.schedules import described
@@ -45,6 +45,15 @@ class Transition:
         else:
             positive_number(self.step_size, type(self).__name__, "step_size")
 
+    def step(self, x: Tensor) -> float | Tensor:
+        """The step size in the dtype of events and on their device."""
+        if not isinstance(self.step_size, Tensor):
+            return self.step_size
+        size = tuple(self.step_size.shape)
+        if len(size) > x.dim() or any(one not in (1, all_) for one, all_ in zip(reversed(size), reversed(x.shape), strict=False)):
+            raise ShapeError(f"{type(self).__name__}: expected step sizes that broadcast against events of shape {tuple(x.shape)}; got {size}.")
+        return self.step_size.to(x)
+
     def scaled(self, factor: float) -> Self:
         """The same transition with ``factor`` times the step size."""
         return dataclasses.replace(self, step_size=self.step_size * factor)
@@ -65,7 +74,7 @@ class RandomWalk(Transition):
     needs_gradient: ClassVar[bool] = False
 
     def __call__(self, log_density: LogDensity, x: Tensor, generator: torch.Generator | None = None, /) -> tuple[Tensor, Tensor]:
-        return metropolis(log_density, x, None, self.step_size, generator)
+        return metropolis(log_density, x, None, self.step(x), generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +93,11 @@ class HamiltonianSteps(Transition):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self.leapfrog_steps, "HamiltonianSteps", "leapfrog_steps")
-        if isinstance(self.jitter, bool) or not 0 <= self.jitter < 1:
+        if isinstance(self.jitter, bool) or not isinstance(self.jitter, int | float) or not 0 <= self.jitter < 1:
             raise ConfigError(f"HamiltonianSteps: expected jitter in [0, 1); got {self.jitter!r}.")
 
     def __call__(self, log_density: LogDensity, x: Tensor, generator: torch.Generator | None = None, /) -> tuple[Tensor, Tensor]:
-        return hamiltonian(log_density, x, None, self.step_size, self.leapfrog_steps, generator, self.jitter)
+        return hamiltonian(log_density, x, None, self.step(x), self.leapfrog_steps, generator, self.jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +111,7 @@ class AdjustedLangevin(Transition):
     target_acceptance: ClassVar[float | None] = 0.574
 
     def __call__(self, log_density: LogDensity, x: Tensor, generator: torch.Generator | None = None, /) -> tuple[Tensor, Tensor]:
-        return hamiltonian(log_density, x, None, (2 * self.step_size) ** 0.5, 1, generator)
+        return hamiltonian(log_density, x, None, (2 * self.step(x)) ** 0.5, 1, generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +126,22 @@ class UnadjustedLangevin(Transition):
     step_size: float | Tensor = 0.01
 
     def __call__(self, log_density: LogDensity, x: Tensor, generator: torch.Generator | None = None, /) -> tuple[Tensor, Tensor]:
-        y, ratio, _ = langevin_step(log_density, x, None, self.step_size, generator)
+        y, ratio, _ = langevin_step(log_density, x, None, self.step(x), generator)
         return y, torch.ones_like(ratio, dtype=torch.bool)
 
     def weighed(self, log_density: LogDensity, x: Tensor, generator: torch.Generator | None = None, /) -> tuple[Tensor, Tensor]:
-        """y, and log k(x|y) - log k(y|x) + log_density(y) - log_density(x) (*B), 0 for a step in detailed balance."""
-        y, ratio, change = langevin_step(log_density, x, None, self.step_size, generator)
+        """y, and log k(x|y) - log k(y|x) + log_density(y) - log_density(x) (*B), 0 for a step in detailed balance.
+
+        Raises:
+            NonFiniteError: a density is 0 at either end, which leaves the ratio open; steps that are accepted or not never get there.
+        """
+        y, ratio, change = langevin_step(log_density, x, None, self.step(x), generator)
+        walls = int(torch.isinf(change).sum())
+        if walls:
+            raise NonFiniteError(
+                f"UnadjustedLangevin: {walls} of {change.numel()} steps begin or end where the density is 0, so they cannot be weighed. "
+                "Use 'mala' or 'hmc', a smaller step_size, or densities that are positive everywhere."
+            )
         return y, ratio + change
 
 
@@ -140,6 +159,8 @@ def transition(kernel: str | Mapping[str, Any] | Kernel, who: str) -> Kernel:
     Raises:
         UnknownNameError, ConfigError: the name or an option is not known.
     """
+    if isinstance(kernel, type):
+        raise ConfigError(f"{who}: expected a kernel; got the class {kernel.__name__}. Build one: {kernel.__name__}(...).")
     if callable(kernel):
         return kernel
     name, options = described(kernel, "kernel", who)

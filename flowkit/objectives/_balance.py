@@ -147,6 +147,9 @@ class FlowObjective(PathObjective):
         variance = sampler.sigma**2 * t.clamp(min=0.01 * sampler.duration)
         log_reference = -0.5 * sum_event(flat.square(), 1) / variance - flat.shape[-1] * (HALF_LOG_2PI + 0.5 * variance.log())
         assert self.correction is not None
+        own = self.correction.last.weight.dtype
+        if own != flat.dtype:
+            raise ConfigError(f"{self.who}: expected an objective of {flat.dtype}, the sampler's dtype; got {own}. Convert it with .to().")
         return self.correction(flat, t).squeeze(-1) + (1 - share) * log_reference + share * drawn.log_mu[:-1]
 
 

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from flowkit.core.bar import bar
-from flowkit.core.errors import NonFiniteError, ShapeError
+from flowkit.core.distribution import Distribution
+from flowkit.core.errors import ConfigError, NonFiniteError, ShapeError
 from flowkit.core.evaluating import evaluating
 from flowkit.core.shapes import check_event, flag, positive, whole_number
 from flowkit.numerics.chains import effective_sample_size, r_hat
 from flowkit.numerics.estimate import Estimate
 from flowkit.numerics.transitions import Kernel, Transition
 from flowkit.sampling._inputs import Density, check_density, log_density_of
+from flowkit.sampling.weighted import per_sample
+
+FEWEST_STEPS = 4  # that chains can be compared by
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -68,16 +72,20 @@ class Chains:
     def means(self, f: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """As ``mean``, for f: (N, *event) -> (N, *shape), by default the samples themselves: the means and their errors (*shape), float64."""
         steps, count = self.samples.shape[:2]
-        values = (self.flat if f is None else f(self.flat)).detach().double()
-        if values.dim() == 0 or len(values) != steps * count:
-            raise ShapeError(f"mean: expected f to give (N, ...) with N = {steps * count}; got {tuple(values.shape)}.")
+        values = per_sample(self.flat if f is None else f(self.flat), steps * count)
         return values.mean(0), values.std(0) / effective_sample_size(values.unflatten(0, (steps, count))).sqrt()
 
     def __repr__(self) -> str:
-        worst = float(self.r_hat.nan_to_num(nan=0.0, posinf=math.inf).max())
-        fewest = float(self.ess.nan_to_num(nan=math.inf).min())
         steps, count = self.samples.shape[:2]
-        return f"Chains(steps={steps}, chains={count}, acceptance={float(self.acceptance.mean()):.3f}, least ess={fewest:.0f}, worst r_hat={worst:.3f})"
+        parts = [f"steps={steps}", f"chains={count}", f"acceptance={float(self.acceptance.mean()):.3f}"]
+        if steps < FEWEST_STEPS:
+            parts.append(f"fewer than {FEWEST_STEPS} steps: no diagnostics")
+        elif bool(self.ess.isnan().all()):
+            parts.append("nothing varies: no diagnostics")
+        else:
+            worst = float(self.r_hat.nan_to_num(nan=0.0, posinf=math.inf).max())
+            parts += [f"least ess={float(self.ess.nan_to_num(nan=math.inf).min()):.0f}", f"worst r_hat={worst:.3f}"]
+        return f"Chains({', '.join(parts)})"
 
 
 def run_chains(
@@ -85,6 +93,8 @@ def run_chains(
 ) -> Chains:
     """``warmup`` steps, in which the step size finds its target acceptance, then ``steps`` kept, each after ``thin``."""
     check_density(target, who, "target")
+    if isinstance(target, Distribution) and target.context_shape is not None:
+        raise ConfigError(f"{who}: expected a target without context; {type(target).__name__} takes one. Fix it first: flow.condition(context).")
     check_event(start, tuple(target.event_shape), who)
     if start.dim() != len(target.event_shape) + 1 or not len(start):
         raise ShapeError(f"{who}: expected starting points (C, *event) of C >= 1 chains; got {tuple(start.shape)}.")

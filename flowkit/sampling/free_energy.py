@@ -60,7 +60,7 @@ def work_values(work: Any, who: str, name: str = "work") -> Tensor:
     Raises:
         ShapeError: not (N). NonFiniteError: NaN or minus infinity, or nothing finite.
     """
-    values = torch.as_tensor(work).detach().double()
+    values = doubles(work, who, name)
     if values.dim() != 1 or len(values) < 2:
         raise ShapeError(f"{who}: expected {name} to be at least 2 values, a tensor (N,); got {tuple(values.shape)}.")
     bad = int((torch.isnan(values) | torch.isneginf(values)).sum())
@@ -69,3 +69,11 @@ def work_values(work: Any, who: str, name: str = "work") -> Tensor:
     if not bool(torch.isfinite(values).any()):
         raise NonFiniteError(f"{who}: all values of {name} are infinite: the states share no configuration.")
     return values
+
+
+def doubles(values: Any, who: str, name: str) -> Tensor:
+    """A tensor, an array or (nested) lists of numbers as a constant in float64, lists without a detour by float32."""
+    try:
+        return torch.as_tensor(values, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(f"{who}: expected {name} to be a tensor of numbers; got {type(values).__name__} ({error}).") from None

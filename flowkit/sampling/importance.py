@@ -9,8 +9,9 @@ from torch import Tensor
 
 from flowkit.core.bar import bar
 from flowkit.core.distribution import Distribution
+from flowkit.core.errors import ShapeError
 from flowkit.core.evaluating import evaluating
-from flowkit.core.shapes import Context, flag, positive
+from flowkit.core.shapes import Context, check_event, flag, positive
 from flowkit.core.target import Target
 from flowkit.numerics.estimate import Estimate, mean_of
 from flowkit.sampling._inputs import check_pair, check_single, draw_with_log_prob, exact_samples, log_density_of, parts
@@ -74,10 +75,18 @@ def importance(
             x, log_prob = draw_with_log_prob(flow, size, context, generator)
             drawn.append((x, (log_density(x) - log_prob).double()))
             advance(size)
-        exact = exact_samples(target, n, context, generator) if exact is None else exact
+        exact = exact_samples(target, n, context, generator) if exact is None else _checked(exact, target)
         eubo = None if exact is None else _upper_bound(flow, target, exact.to(drawn[0][0]), context, batch_size)
     samples, log_weights = (torch.cat(part) for part in zip(*drawn, strict=True))
     return Weighted(samples, check_log_weights(log_weights, "importance"), clip, eubo=eubo)
+
+
+def _checked(exact: Tensor, target: Target | Distribution) -> Tensor:
+    """Samples (M, *event) of the target that were given."""
+    check_event(exact, tuple(target.event_shape), "importance: exact")
+    if exact.dim() != len(target.event_shape) + 1 or not len(exact):
+        raise ShapeError(f"importance: expected exact samples (M, *event), M >= 1; got {tuple(exact.shape)}.")
+    return exact
 
 
 def _upper_bound(flow: Distribution, target: Target | Distribution, exact: Tensor, context: Context, batch_size: int) -> Estimate:

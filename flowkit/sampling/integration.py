@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowkit.core.errors import ConfigError, ShapeError
-from flowkit.sampling.free_energy import FreeEnergy, work_values
+from flowkit.core.errors import ConfigError, NonFiniteError, ShapeError
+from flowkit.sampling.free_energy import FreeEnergy, doubles, work_values
 
 
 def ti(betas: Tensor | Sequence[float], derivatives: Tensor | Sequence[Tensor]) -> FreeEnergy:
@@ -35,12 +35,15 @@ def ti(betas: Tensor | Sequence[float], derivatives: Tensor | Sequence[Tensor]) 
         >>> abs(result.delta_f - 0.6931) < 4 * result.error
         True
     """
-    places = torch.as_tensor(betas).detach().double()
+    places = doubles(betas, "ti", "betas")
     if places.dim() != 1 or len(places) < 2 or not bool((places.diff() > 0).all()):
         raise ConfigError(f"ti: expected at least 2 betas that rise; got {places.tolist() if places.numel() < 9 else tuple(places.shape)}.")
     values = [work_values(part, "ti", f"derivatives at beta {float(b):.4g}") for b, part in zip(places, derivatives, strict=False)]
     if len(values) != len(places) or len(derivatives) != len(places):
         raise ShapeError(f"ti: expected derivatives at each of the {len(places)} betas; got {len(derivatives)}.")
+    infinite = sum(int(torch.isinf(part).sum()) for part in values)
+    if infinite:
+        raise NonFiniteError(f"ti: {infinite} derivatives are infinite, so their mean is. Use bar or mbar, which count such samples as impossible.")
     gaps = torch.zeros(len(places) + 1, dtype=torch.float64)
     gaps[1:-1] = places.diff().cpu()
     shares = 0.5 * (gaps[1:] + gaps[:-1])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.evaluating import evaluating
 from flowkit.core.flow import Flow
@@ -17,7 +18,7 @@ from flowkit.core.transform import Bijector
 from flowkit.numerics.importance import ess, log_mean_weight, pareto_shape
 from flowkit.sampling.free_energy import FreeEnergy, work_values
 
-Energy = Target | Callable[[Tensor], Tensor]
+Energy = Target | Distribution | Callable[[Tensor], Tensor]
 
 
 def fep(work: Tensor) -> FreeEnergy:
@@ -51,23 +52,25 @@ def tfep(flow: Bijector | Flow, samples: Tensor, u0: Energy, u1: Energy, *, batc
     state 1, go into ``bar``.
 
     Args:
-        flow: M, a bijector; of a flow, its map from latent to data.
+        flow: M, a bijector; of a flow, its map from latent to data, Standardize and support included.
         samples: (N, *event), of state 0.
-        u0, u1: reduced energies (*B, *event) -> (*B) in kT, or targets, whose energy is -log_density.
+        u0, u1: reduced energies (*B, *event) -> (*B) in kT, or targets or distributions, whose energy is -log_density.
         batch_size: samples at a time.
 
     Reference: Jarzynski (2002), Targeted free energy perturbation, arXiv:cond-mat/0109461; Wirnsberger et al. (2020), arXiv:2002.04913.
     """
-    if isinstance(flow, Flow) and len(flow.maps) > 1:
-        raise ConfigError("tfep: expected a bijector, or a flow of one; got one with Standardize or a support. Pass the map itself.")
-    bijector: Any = flow.bijector if isinstance(flow, Flow) else flow
-    if not isinstance(bijector, Bijector) or bijector.context_shape is not None:
-        raise ConfigError(f"tfep: expected a bijector without context; got {type(bijector).__name__}.")
+    maps: list[Any] = list(flow.maps) if isinstance(flow, Flow) else [flow]
+    for one in maps:
+        if not isinstance(one, Bijector) or one.context_shape is not None:
+            raise ConfigError(f"tfep: expected a bijector without context, or a flow of such; got {type(one).__name__}.")
     positive(batch_size, "tfep", "batch_size")
     work = []
-    with evaluating(bijector):
+    with evaluating(*maps):
         for x in samples.split(batch_size):
-            y, log_det = bijector(x, generator=generator)
+            y, log_det = x, torch.zeros(())
+            for step in maps:
+                y, gained = step(y, generator=generator)
+                log_det = log_det.to(gained) + gained
             work.append((_energy(u1, y, "u1") - log_det).double() - _energy(u0, x, "u0").double())
     return _perturbed(work_values(torch.cat(work), "tfep"))
 
@@ -78,7 +81,7 @@ def _perturbed(work: Tensor) -> FreeEnergy:
 
 
 def _energy(energy: Energy, x: Tensor, name: str) -> Tensor:
-    value: Any = -energy.log_density(x) if isinstance(energy, Target) else energy(x)
+    value: Any = -energy.log_density(x) if isinstance(energy, Target | Distribution) else energy(x)
     if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ShapeError(f"tfep: expected {name} to give one energy a sample, ({len(x)},); got {got}.")

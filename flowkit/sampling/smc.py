@@ -54,8 +54,10 @@ class Particles(Annealed):
         """
         n, weights = len(self.log_weights), self.weights
         assert self.ancestors is not None
+        if n < 2:
+            return math.nan
         shares = torch.zeros_like(weights).index_add(0, self.ancestors, weights)
-        growth = (len(self.resampled) + 1) * math.log1p(1 / max(n - 1, 1))
+        growth = (len(self.resampled) + 1) * math.log1p(1 / (n - 1))
         return math.sqrt(max(1 - math.exp(growth) * (1 - float(shares.square().sum())), 0.0))
 
 

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,8 +63,8 @@ class Weighted:
 
     @property
     def elbo(self) -> Estimate:
-        """Mean log-weight, a lower bound on log Z, with its standard error."""
-        return mean_of(self.log_weights)
+        """Mean log-weight, a lower bound on log Z, with its standard error, NaN where samples are not independent."""
+        return mean_of(self.log_weights) if self.ancestors is None else Estimate(float(self.log_weights.mean()))
 
     @functools.cached_property
     def k_hat(self) -> float:
@@ -90,16 +91,15 @@ class Weighted:
 
     def means(self, f: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """As ``mean``, for f: (N, *event) -> (N, *shape), by default the samples themselves: the means and their errors (*shape), float64."""
-        values = (self.samples if f is None else f(self.samples)).detach().double()
-        if values.dim() == 0 or len(values) != len(self.weights):
-            raise ShapeError(f"mean: expected f to give (N, ...) with N = {len(self.weights)}; got {tuple(values.shape)}.")
+        values = per_sample(self.samples if f is None else f(self.samples), len(self.weights))
         weights = self.weights.reshape(-1, *[1] * (values.dim() - 1))
         values = torch.where(weights > 0, values, torch.zeros_like(values))  # what has no weight may be anything
         mean = (weights * values).sum(0)
         deviations = weights * (values - mean)
         if self.ancestors is not None:
             deviations = torch.zeros_like(deviations).index_add(0, self.ancestors, deviations)
-        return mean, deviations.square().sum(0).sqrt()
+        error = deviations.square().sum(0).sqrt()
+        return mean, error if len(self.weights) > 1 else torch.full_like(error, math.nan)
 
     def resample(self, n: int | None = None, *, scheme: Resampling = "systematic", generator: torch.Generator | None = None) -> Tensor:
         """n samples of about equal weight (n, *event), N by default, in random order; some come more than once."""
@@ -115,6 +115,8 @@ class Weighted:
         if self.clip is None:
             return self.log_weights
         left_out = math.ceil(self.clip * len(self.log_weights))
+        if left_out >= int((self.log_weights > -math.inf).sum()):
+            raise ConfigError(f"{type(self).__name__}: clip={self.clip} leaves out all samples that have a weight. Take a smaller share, or None.")
         return self.log_weights.index_fill(0, self.log_weights.topk(left_out).indices, -math.inf)
 
     def __repr__(self) -> str:
@@ -123,6 +125,14 @@ class Weighted:
         if len(self.log_weights) < FEWEST:
             parts.append(f"from fewer than {FEWEST} samples: ess too high")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def per_sample(values: Any, count: int) -> Tensor:
+    """What f gave for ``count`` samples, (N, *shape), as constants in float64."""
+    got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if not isinstance(values, Tensor) or values.dim() == 0 or len(values) != count:
+        raise ShapeError(f"mean: expected f to give (N, ...) with N = {count}; got {got}.")
+    return values.detach().double()
 
 
 def check_log_weights(log_weights: Tensor, who: str) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import flowkit as fk
+from flowkit.core.errors import ConfigError
 from flowkit.core.objective import Batch, Objective
 from flowkit.core.target import Target
 from flowkit.core.vector_field import VectorField
@@ -332,6 +333,17 @@ def test_latents_are_the_first_noise() -> None:
     assert plain.shape == (2, 3, 4, 2) and log_prob.shape == (2, 3) and not plain.requires_grad and x.requires_grad
     torch.testing.assert_close(x.detach(), plain)
     assert sampler.to_latent(plain).shape == plain.shape and sampler.log_prob(plain).isfinite().all()
+
+
+def test_what_a_sampler_refuses() -> None:
+    """A temperature, which would act on the first step alone, and an objective of another dtype."""
+    sampler = DiffusionSampler(fk.targets.ManyWell(2), 4, width=8)
+    with pytest.raises(ConfigError, match="temperature would act on the noise of the first step alone"):
+        sampler.sample((3,), temperature=0.5)
+    objective = SubtrajectoryBalance(sampler.target, width=8)
+    with pytest.raises(ConfigError, match=r"objective of torch\.float64, the sampler's dtype; got torch\.float32"):
+        objective.loss(sampler.double(), Batch(size=4))
+    assert objective.double().loss(sampler, Batch(size=4)).value.dtype == torch.float64
 
 
 # -- training ---------------------------------------------------------------------------------------------------

@@ -276,8 +276,9 @@ def test_distilling_trains_where_euler_steps_look() -> None:
 
 
 @pytest.mark.slow
-def test_reflow_from_eight_gaussians_to_moons() -> None:
+def test_reflow_from_eight_gaussians_to_moons(monkeypatch: pytest.MonkeyPatch) -> None:
     """continuous-C.10.6: straightness falls at least fivefold and the W2 of one Euler step improves by at least 30 %."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     study = runpy.run_path(str(BENCHMARKS / "reflow_2d.py"))
     rows = study["study"](seed=0)
     first, second = rows["rectified"], rows["reflowed"]
@@ -286,8 +287,9 @@ def test_reflow_from_eight_gaussians_to_moons() -> None:
 
 
 @pytest.mark.slow
-def test_mean_flow_in_the_plane() -> None:
+def test_mean_flow_in_the_plane(monkeypatch: pytest.MonkeyPatch) -> None:
     """continuous-C.10.7: W2 of one step within 0.35 of the two-sample floor; with the tangent (v, 0, 0) at least twice as bad."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     study = runpy.run_path(str(BENCHMARKS / "mean_flow_2d.py"))
     rows = study["study"](seed=0, only=("mean_flow", "wrong_tangent"))
     floor = rows["floor"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import flowkit as fk
+from flowkit.core.errors import NotInvertibleError
 from flowkit.sampling import bar, fep, mbar, tfep, ti
 
 SPRINGS, CENTRES = (1.0, 4.0), (0.0, 1.0)
@@ -139,6 +140,36 @@ def test_no_overflow() -> None:
     assert fep(ahead - 1e5).delta_f == pytest.approx(fep(ahead).delta_f - 1e5, abs=1e-7)
 
 
+def test_states_that_hardly_meet() -> None:
+    """MBAR goes on to BAR's root and error where the overlap is 1e-11, and says so where groups of states share nothing; never 0 with error 0."""
+
+    def far(distance: float) -> tuple[Tensor, list[int]]:
+        generator = torch.Generator().manual_seed(5)
+        x = torch.cat([torch.randn(500, generator=generator, dtype=torch.float64) + place for place in (0.0, distance)])
+        return torch.stack([0.5 * x.square(), 0.5 * (x - distance).square() + 3]), [500, 500]
+
+    u, counts = far(9.0)
+    one, two = bar(u[1, :500] - u[0, :500], u[0, 500:] - u[1, 500:]), mbar(u, counts)
+    assert two.gap < 1e-8 and float(two.delta_f[0, 1]) == pytest.approx(one.delta_f, abs=1e-3) and float(two.error[0, 1]) == pytest.approx(one.error, rel=1e-3)
+    walls = torch.zeros(2, 1000, dtype=torch.float64)
+    walls[0, 500:] = walls[1, :500] = math.inf
+    between = torch.cat([u := far(40.0)[0], 0.5 * (0.5 + (2 * u[:1]).sqrt()).square()])  # two of three states are neighbours
+    for energies, sizes in ((u, counts), (walls, counts), (between[:, :999], [300, 499, 200])):
+        with pytest.raises(NotInvertibleError, match="share no samples"):
+            mbar(energies, sizes)
+
+
+def test_lists_are_read_in_double_precision() -> None:
+    """0.1 is not the nearest float32; and distributions are energies too."""
+    assert bar([0.1] * 5, [-0.1] * 5).delta_f == pytest.approx(0.1, abs=1e-11)  # type: ignore[arg-type]
+    assert ti([0.0, 0.1, 1.0], [[0.1, 0.1]] * 3).delta_f == pytest.approx(0.1, abs=1e-15)  # type: ignore[list-item]
+    normal, x = fk.distributions.StandardNormal((1,)), torch.zeros(4, 1)
+    flow = fk.flows.RealNVP(2, layers=2, hidden=(8,), support=fk.core.domain.Box(0.0, 1.0, 2))  # all its maps count: Standardize and the one to the box
+    back = tfep(flow, flow.base.sample(500), flow.base, flow)
+    assert back.error < 1e-5 and back.delta_f == pytest.approx(0.0, abs=1e-5)
+    assert tfep(fk.bijectors.Affine(shape=(1,)), x, normal, fk.targets.GaussianMixture([[0.0]], 1.0)).delta_f == pytest.approx(0.0, abs=1e-6)
+
+
 def test_bad_input() -> None:
     """B-5: each mistake is one line that says what was expected."""
     nan = torch.tensor([0.0, math.nan])
@@ -149,6 +180,10 @@ def test_bad_input() -> None:
         (lambda: mbar(torch.zeros(2, 5), [2, 2]), "sum N = 5"),
         (lambda: mbar(torch.zeros(2, 5), [5]), r"expected u_kn \(K, N\) and n_k \(K\)"),
         (lambda: mbar(torch.full((2, 4), math.nan), [2, 2]), "8 of 8 energies are NaN"),
+        (lambda: mbar(torch.tensor([[0.0] * 4, [math.inf] * 4]), [4, 0]), "no sample is possible in state 1"),
+        (lambda: mbar(torch.zeros(2, 0), [0, 0]), r"expected u_kn \(K, N\)"),
+        (lambda: fep("work"), "fep: expected work to be a tensor of numbers; got str"),  # type: ignore[arg-type]
+        (lambda: ti([0.0, 1.0], [[0.0, 1.0], [0.0, math.inf]]), "ti: 1 derivatives are infinite"),  # type: ignore[list-item]
         (lambda: ti([0.0, 0.0], torch.zeros(2, 5)), "betas that rise"),
         (lambda: ti([0.0, 1.0], torch.zeros(3, 5)), "each of the 2 betas; got 3"),
         (lambda: tfep(fk.bijectors.Affine(shape=(1,)), torch.zeros(4, 1), lambda x: x, lambda x: x[:, 0]), "one energy a sample"),

@@ -22,6 +22,7 @@ from flowkit.numerics.alignment import rotation_onto, squared_distances, superpo
 from flowkit.numerics.assignment import assign, assign_each
 from flowkit.numerics.chains import effective_sample_size, r_hat
 from flowkit.numerics.importance import log_mean_weight, pareto_shape, resample
+from flowkit.numerics.transitions import HamiltonianSteps
 from flowkit.objectives._pairings import Pairing
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -111,6 +112,8 @@ def test_clipping_is_off_and_leaves_log_z_alone() -> None:
     assert plain.ess == clipped.ess and plain.log_z == clipped.log_z and plain.clipped_ess == plain.ess
     assert int((clipped.weights == 0).sum()) == 8 and clipped.clipped_ess > 1.2 * clipped.ess
     assert plain.k_hat > 0.7  # weights of no variance, which the tail shows
+    with pytest.raises(ConfigError, match=r"clip=0\.9999 leaves out all samples"):
+        _ = fk.sampling.importance(narrow, Scaled(), 1000, clip=0.9999, generator=seeded(), **QUIET).weights
 
 
 def test_flows_of_every_density() -> None:
@@ -149,6 +152,8 @@ def test_weights_alone() -> None:
     for shape in (0.2, 0.5, 0.9):
         assert pareto_shape(-shape * uniform.log()) == pytest.approx(shape, abs=0.15)
     assert pareto_shape(torch.zeros(1000)) == -math.inf and pareto_shape(torch.zeros(10)) == math.inf
+    for width in (300.0, 1e5, 1e30):  # one weight is all there is: no tail that could be trusted
+        assert pareto_shape(width * torch.randn(2000, generator=seeded(), dtype=torch.float64)) > 10
     assert log_mean_weight(torch.full((10,), 1e4)) == (pytest.approx(1e4), 0.0)
     weights = torch.tensor([0.0, 1.0, 2.0, -math.inf])
     for scheme in ("systematic", "multinomial"):
@@ -193,6 +198,27 @@ def test_independence_acceptance() -> None:
     normal = fk.distributions.StandardNormal((2,))
     run = fk.sampling.independence(normal, Scaled(), 300, chains=16, batch_size=1000, generator=seeded(), **QUIET)
     assert float(run.acceptance.min()) == 1.0 and run.autocorrelation_time.tolist() == pytest.approx([1, 1], abs=0.15)
+
+
+def test_diagnostics_of_too_little() -> None:
+    """One sample, three steps, chains that never move: no error bars of 0 and no R-hat of 0."""
+    wide = fk.distributions.DiagonalNormal((2,), scale=1.5)
+    with pytest.warns(UserWarning, match="far too high"):
+        one = fk.sampling.importance(wide, Scaled(), 1, generator=seeded(), **QUIET)
+    assert math.isnan(one.log_z_error) and math.isnan(one.mean(lambda x: x[:, 0]).standard_error)
+    population = fk.sampling.smc(wide, Scaled(), 1, betas=2, generator=seeded(), **QUIET)
+    assert math.isnan(population.log_z_error) and math.isnan(population.elbo.standard_error)
+    start = torch.zeros(3, 2)
+    assert "fewer than 4 steps" in repr(fk.sampling.hmc(Scaled(), start, 3, warmup=0, generator=seeded(), **QUIET))
+    assert "nothing varies" in repr(fk.sampling.hmc(Scaled(), start, 20, warmup=0, step_size=1e4, generator=seeded(), **QUIET))
+    sizes = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    assert fk.sampling.hmc(Scaled(), start, 20, warmup=5, step_size=sizes, generator=seeded(), **QUIET).samples.dtype == torch.float32
+
+
+def test_bars_are_for_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe or a log file gets no progress bar."""
+    fk.sampling.importance(fk.distributions.StandardNormal((2,)), Scaled(), 2000, batch_size=500, generator=seeded())
+    assert capsys.readouterr() == ("", "")
 
 
 # -- bad input ----------------------------------------------------------------------------------------------
@@ -250,6 +276,17 @@ def test_walls_and_missing_gradients_are_no_faults() -> None:
         (lambda q: fk.sampling.annealed(q, Scaled(), 1000, kernel="hcm"), "no kernel named 'hcm'. Nearest: 'hmc'"),
         (lambda q: fk.sampling.annealed(q, Scaled(), 1000, kernel={"name": "mala", "leapfrog_steps": 3}), "kernel 'mala' has no option 'leapfrog_steps'"),
         (lambda q: fk.sampling.annealed(q, Scaled(), 1000, kernel={"name": "mala", "step_size": -1}), "step_size to be a finite number > 0"),
+        (lambda q: fk.sampling.annealed(q, Scaled(), 1000, kernel={"name": "hmc", "jitter": "a"}), r"jitter in \[0, 1\); got 'a'"),
+        (lambda q: fk.sampling.annealed(q, Scaled(), 1000, kernel=HamiltonianSteps), "got the class HamiltonianSteps. Build one"),
+        (
+            lambda q: fk.sampling.annealed(q, Scaled("walls"), 1000, kernel="ula", generator=seeded(), **QUIET),
+            "where the density is 0, so they cannot be weighed",
+        ),
+        (lambda q: fk.sampling.importance(q, Scaled(), 1000, exact=torch.zeros(0, 2), **QUIET), r"exact samples \(M, \*event\), M >= 1"),
+        (lambda q: fk.sampling.importance(q, Scaled(), 1000, **QUIET).mean(lambda x: 1.0), "expected f to give .* got float"),
+        (lambda q: fk.sampling.importance(q, Scaled(), 1000, **QUIET).resample(scheme="residual"), "no scheme named 'residual'"),
+        (lambda q: fk.sampling.hmc(Scaled(), torch.zeros(4, 2), 10, step_size=torch.ones(3), **QUIET), "step sizes that broadcast"),
+        (lambda q: fk.sampling.hmc(fk.flows.RealNVP(2, context_features=1), torch.zeros(3, 2), 10), r"takes one. Fix it first: flow.condition\(context\)"),
         (lambda q: fk.sampling.annealed(q, Scaled(), 1000, betas=[0.0, 0.5]), "rise from 0 to 1, both included"),
         (lambda q: fk.sampling.annealed(q, Scaled(), 1000, betas=None, pilot=0), "betas=None needs a pilot"),
         (lambda q: fk.sampling.smc(q, Scaled(), 1000, threshold=1.5), "expected threshold to be a share"),
