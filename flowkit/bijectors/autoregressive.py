@@ -211,16 +211,23 @@ def _allowed(features: int, passes: int | None, adjacency: Any, order: Sequence[
     if adjacency is not None:
         if passes is not None or order is not None:
             raise ConfigError("Autoregressive: adjacency already says who sees whom; drop passes and order.")
-        allowed = torch.as_tensor(adjacency, dtype=torch.bool)
+        allowed = _numbers(adjacency, "adjacency").bool()
         if allowed.shape != (features, features):
             raise ShapeError(f"Autoregressive: expected adjacency of shape ({features}, {features}); got {tuple(allowed.shape)}.")
         return allowed
-    position = torch.arange(features) if order is None else torch.as_tensor(order)
-    if position.tolist() != list(range(features)) and sorted(position.tolist()) != list(range(features)):
+    position = torch.arange(features) if order is None else _numbers(order, "order")
+    if position.dim() != 1 or sorted(position.tolist()) != list(range(features)):
         raise ConfigError(f"Autoregressive: expected order to be a permutation of 0 .. {features - 1}; got {order}.")
     count = features if passes is None else passes
     group = position * count // features
     return group[:, None] > group[None, :]
+
+
+def _numbers(value: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"Autoregressive: expected {name} to be numbers in rows of one length; got {value!r}.") from None
 
 
 def _levels(allowed: Tensor) -> list[list[int]]:

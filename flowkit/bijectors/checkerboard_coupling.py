@@ -15,6 +15,7 @@ from flowkit.core.shapes import as_shape, positive, positive_number, positive_si
 from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.nets import CircularConvNet
+from flowkit.nets.circular_conv_net import check_kernel
 from flowkit.numerics.activations import soft_bounded
 
 SITES = ("odd", "even")
@@ -37,7 +38,7 @@ class CheckerboardCoupling(Bijector):
         mapped: the colour that is mapped, "odd" for sites with an odd sum of coordinates, or "even".
         symmetry: "sign", or "none".
         activation: of the net; an odd one, "tanh", for ``symmetry="sign"``.
-        kernel: odd size of the net's convolutions.
+        kernel: odd size of the net's convolutions, which reaches at most once around the lattice.
         bound: largest |s|.
 
     Reference: Albergo, Kanwar, Shanahan (2019), Flow-based generative models for MCMC in lattice field theory, arXiv:1904.12072; the sign:
@@ -67,6 +68,7 @@ class CheckerboardCoupling(Bijector):
         for name, given, options in (("mapped", mapped, SITES), ("symmetry", symmetry, SYMMETRIES)):
             if given not in options:
                 raise ConfigError(f"{self.who}: expected {name} to be one of {', '.join(options)}; got {given!r}.")
+        check_kernel(self.kernel, sizes, self.who)
         self._net: CircularConvNet | EvenOddNet = field_net(self.who, self.hidden, activation, self.kernel, len(sizes), symmetry)
         parity = sum(torch.meshgrid(*(torch.arange(size) for size in sizes), indexing="ij"), torch.zeros((), dtype=torch.int64)) % 2
         self.register_buffer("chosen", (parity == (mapped == "odd")).to(torch.get_default_dtype()), persistent=False)

@@ -113,10 +113,14 @@ class Coupling(Bijector):
 
 def _split(mask: Sequence[bool] | Tensor | None, features: int) -> tuple[list[int], list[int]]:
     """Positions that are mapped and positions that condition."""
-    flags = [i >= features // 2 for i in range(features)] if mask is None else mask
-    chosen = [bool(flag) for flag in (flags.tolist() if isinstance(flags, Tensor) else flags)]
-    if len(chosen) != features:
-        raise ShapeError(f"Coupling: expected a mask of {features} booleans; got {len(chosen)}.")
+    if isinstance(mask, str) or not (mask is None or hasattr(mask, "__iter__")):
+        raise ConfigError(f"Coupling: expected a mask of {features} booleans; got {mask!r}.")
+    flags = [i >= features // 2 for i in range(features)] if mask is None else mask.tolist() if isinstance(mask, Tensor) else list(mask)
+    if len(flags) != features:
+        raise ShapeError(f"Coupling: expected a mask of {features} booleans; got {len(flags)}.")
+    chosen = [bool(flag) for flag in flags]
+    if chosen != flags:
+        raise ConfigError(f"Coupling: expected a mask of booleans, True where coordinates are mapped; got {flags}.")
     if not any(chosen):
         raise ConfigError("Coupling: the mask maps nothing; set True where coordinates are mapped.")
     return [i for i, flag in enumerate(chosen) if flag], [i for i, flag in enumerate(chosen) if not flag]

@@ -51,7 +51,11 @@ class EquivariantCoupling(Bijector):
         self.particles, self.dim = positive(particles, self.who, "particles"), positive(dim, self.who, "dim")
         self.moves, self.bound = whole_number(moves, self.who, "moves", 0, 2), positive_number(bound, self.who, "bound")
         self.hidden = positive_sizes(hidden, self.who, "hidden")
+        if not self.hidden:
+            raise ConfigError(f"EquivariantCoupling: expected hidden to have a width for each layer; got {hidden!r}. Pass e.g. (32, 32).")
         self.in_shape = self.out_shape = (2, self.particles, self.dim)
+        if kinds is not None and not isinstance(kinds, Sequence):
+            raise ConfigError(f"EquivariantCoupling: expected kinds to be a whole number for each particle; got {kinds!r}.")
         self.kinds = kinds
         labels = [0] * self.particles if kinds is None else [whole_number(kind, self.who, "kinds", 0) for kind in kinds]
         if len(labels) != self.particles:

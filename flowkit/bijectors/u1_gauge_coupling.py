@@ -19,6 +19,7 @@ from flowkit.core.traits import Traits
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
 from flowkit.nets import CircularConvNet
+from flowkit.nets.circular_conv_net import check_kernel
 
 TURN = 2 * math.pi
 STRIPES = 4  # the pattern's period: one stripe of plaquettes is mapped, two condition, one follows
@@ -60,11 +61,11 @@ class U1GaugeCoupling(Bijector):
         direction: 0 or 1, of the mapped links.
         offset: 0 to 3, place of the first mapped line.
         activation: of the net.
-        kernel: odd size of the net's convolutions.
+        kernel: odd size of the net's convolutions, which run over L / 4 stripes of L sites: at most L / 2 + 1.
         univariate: a map of the circle [0, 2 pi], such as a spline with circular ends, in place of the default.
 
     Raises:
-        ConfigError: L is not a multiple of 4.
+        ConfigError: L is not a multiple of 4; the kernel is too large.
 
     Reference: Kanwar et al. (2020), Equivariant flow-based sampling for lattice gauge theory, arXiv:2003.06413.
     """
@@ -88,6 +89,7 @@ class U1GaugeCoupling(Bijector):
             raise ConfigError(f"{self.who}: expected a size that is a multiple of {STRIPES}, the period of its stripes; got {size}. Use 4, 8, 12, ...")
         self.direction, self.offset = whole_number(direction, self.who, "direction", 0, 2), whole_number(offset, self.who, "offset", 0, STRIPES)
         self.activation, self.kernel, self.univariate = activation, positive(kernel, self.who, "kernel"), univariate
+        check_kernel(self.kernel, (self.size // STRIPES, self.size), self.who)
         self._univariate = _of_the_circle(univariate, self.components, self.who)
         count = self._univariate.parameter_count
         self._net = CircularConvNet(4, 1 + count, self.hidden, activation=activation, kernel=self.kernel)

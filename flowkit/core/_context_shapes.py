@@ -21,6 +21,8 @@ def context_shapes(
     inner = parts[0] if parts else None
     raw: ContextShape = None
     if given is not None:
+        if not isinstance(given, Mapping | Sequence):
+            raise ConfigError(f"{who}: expected context_shape to be a tuple of sizes, such as (3,); got {given!r}.")
         raw = {key: tuple(shape) for key, shape in given.items()} if isinstance(given, Mapping) else tuple(given)
     if embed is None:
         if raw is not None and raw != inner:

@@ -47,4 +47,4 @@ def in_chunks(call: Callable[[Tensor, Context], Tensor], x: Tensor, event: Shape
     flat = map_context(expand_context(context, shape, batch), shape, lambda part, own: part.reshape(-1, *part.shape[part.dim() - len(own) :]))
     cuts = [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]
     out = torch.cat([call(rows[cut], map_context(flat, shape, lambda part, _: part[cut])) for cut in cuts])  # noqa: B023
-    return out.reshape(*batch, *out.shape[1:])
+    return out.reshape((*batch, *out.shape[1:]))

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowkit.core._scores import carry_all
 from flowkit.core.checks import checks_finite
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
@@ -52,13 +53,15 @@ def draw(
     """
     check_events(target, model, who)
     recorded = torch.is_grad_enabled()
+    conditions = context if getattr(target, "context_shape", None) is not None else None
     score_q: Tensor | None = None
+    if by == "path" and recorded and _ends_fixed(model):
+        return _onto_support(model, target, shape, context, conditions, generator, who, zeros)
     if by == "path" and recorded:
         x, log_q, score_q = model.sample_and_score(shape, context, generator)
     else:
         with torch.set_grad_enabled(recorded and by != "score"):
             x, log_q = model.sample_and_log_prob(shape, context, generator)
-    conditions = context if getattr(target, "context_shape", None) is not None else None
     found = evaluate(target, x, conditions, who=who, score=by != "score" and (recorded or checks_finite()), zeros=zeros)
     log_w = found.log_density.to(log_q.dtype) - log_q.detach()
     if not recorded:
@@ -70,6 +73,36 @@ def draw(
         return Draws(log_w, log_q.detach(), along(model, x, found.score) - log_q)
     score_q = density_score(model, x, context, generator) if score_q is None else score_q
     return Draws(log_w, log_q.detach(), along(model, x, found.score - score_q))
+
+
+def _ends_fixed(model: Flow) -> bool:
+    """Whether a map onto the support comes last that has neither parameters nor a context."""
+    last = getattr(model, "support_map", None)
+    usual = type(model).sample_and_score is Flow.sample_and_score
+    return usual and last is not None and model.maps[-1] is last and last.context_shape is None and next(last.parameters(), None) is None
+
+
+def _onto_support(
+    model: Flow, target: Any, shape: tuple[int, ...], context: Any, conditions: Any, generator: torch.Generator | None, who: str, zeros: bool
+) -> Draws:
+    """The path gradient for x = g(u), g the fixed map onto the support and s_u the flow's score at u.
+
+    P = (du/dtheta)^T (d/du [log p(g(u)) + log|det dg/du|] - s_u), equal to (dx/dtheta)^T (s_p - s_q); but that is zero
+    times infinity at the boundary, where the slope of g vanishes.
+    """
+    last = model.support_map
+    assert last is not None
+    z, inner = model._draw_latent(shape, context, generator, 1.0)
+    own = model._context_for(model.base, inner)
+    start = model.base.score(z.detach(), own)
+    u, log_det, score_u = carry_all(model.maps[:-1], z, model.base.event_shape, start, lambda m: model._context_for(m, inner), generator, inverse=False)
+    point = u.detach().requires_grad_()
+    x, log_volume = last(point)
+    found = evaluate(target, x, conditions, who=who, score=True, zeros=zeros)
+    assert found.score is not None
+    (direction,) = torch.autograd.grad((x * found.score).sum() + log_volume.sum(), point)
+    log_q = (model.base.log_prob(z, own) - log_det - log_volume).detach()
+    return Draws(found.log_density.to(log_q.dtype) - log_q, log_q, sum_event(u * (direction - score_u).detach(), len(last.in_shape)))
 
 
 def along(model: Flow, x: Tensor, direction: Tensor) -> Tensor:
@@ -93,6 +126,7 @@ def carried(value: Tensor, surrogate: Tensor, terms: dict[str, Tensor]) -> Loss:
 def effective_share(log_w: Tensor) -> Tensor:
     """Kish's effective sample size over the number of samples, in (0, 1]: (*B) -> ()."""
     flat = log_w.flatten()
+    flat = flat - flat.max()  # else large log-weights lose the digits of the sums, and shares exceed 1
     return (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / flat.numel()
 
 

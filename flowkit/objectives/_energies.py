@@ -39,9 +39,11 @@ def frozen(target: Any, who: str) -> Any:
 
 def check_events(target: Any, model: Any, who: str) -> None:
     """Raise ShapeError unless target and flow are densities of events of one shape."""
-    if unify(target.event_shape, model.event_shape) is None:
-        of = type(target).__name__
-        raise ShapeError(f"{who}: {of} has event shape {show(target.event_shape)}, the flow {show(model.event_shape)}. Build the flow for the target's events.")
+    of, event = type(target).__name__, getattr(target, "event_shape", None)
+    if not isinstance(event, tuple):
+        raise ConfigError(f"{who}: expected {of}.event_shape to be a tuple of sizes; got {event!r}. Set event_shape = (features,) in {of}.")
+    if unify(event, model.event_shape) is None:
+        raise ShapeError(f"{who}: {of} has event shape {show(event)}, the flow {show(model.event_shape)}. Build the flow for the target's events.")
 
 
 def evaluate(target: Any, x: Tensor, context: Any = None, *, who: str, score: bool, zeros: bool = False) -> Evaluated:
@@ -63,7 +65,7 @@ def evaluate(target: Any, x: Tensor, context: Any = None, *, who: str, score: bo
     name, arguments = f"{who}: {type(target).__name__}", () if context is None else (context,)
     x = x.detach()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):  # energies are of large, nearly equal numbers
-        point = x.requires_grad_() if score else x
+        point = x.requires_grad_() if score else x.clone()  # an energy that writes into its argument would move the samples
         value = target.log_density(point, *arguments)
         _check_value(value, x, target, name)
         gradient = _score(target, value, point, arguments, name) if score else None

@@ -24,8 +24,8 @@ class EnergyObjective(Objective):
         """The name in messages."""
         return type(self).__name__
 
-    def _keep(self, target: Target | Distribution | None) -> None:
-        self.target = None if target is None else frozen(target, self.who)
+    def _keep(self, target: Target | Distribution) -> None:
+        self.target = frozen(target, self.who)
 
     def train(self, mode: bool = True) -> Self:
         """The target stays as it is."""

@@ -73,7 +73,8 @@ class AlphaDivergence(EnergyObjective):
         check_gradient(flow, self.gradient, self.who, gradient=self.gradient, exact=True)
         draws = draw(flow, self.target, shape, None, generator, by=self.gradient, who=self.who, zeros=self.alpha > 0)
         log_w = draws.log_w.flatten()
-        value = (log_mean(self.alpha * log_w) - self.alpha * log_mean(log_w)) / (self.alpha * (self.alpha - 1))
+        relative = log_w - log_w.max()  # blind to the normaliser, which may be large
+        value = (log_mean(self.alpha * relative) - self.alpha * log_mean(relative)) / (self.alpha * (self.alpha - 1))
         return carried(value, self._surrogate(draws), weight_terms(log_w, self.target))
 
     def _surrogate(self, draws: Draws) -> Tensor:

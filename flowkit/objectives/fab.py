@@ -98,7 +98,7 @@ class FAB(EnergyObjective):
         super().__init__()
         self._keep(target)
         one_of(transition, ("hmc", "metropolis"), "FAB", "transition")
-        if acceptance is not None and not 0 < acceptance < 1:
+        if acceptance is not None and (isinstance(acceptance, bool) or not isinstance(acceptance, int | float) or not 0 < acceptance < 1):
             raise ConfigError(f"FAB: expected acceptance between 0 and 1, or None; got {acceptance!r}.")
         self.transition, self.acceptance = transition, acceptance
         self.alpha, self.step_size, self.clip = (positive_number(v, "FAB", k) for k, v in (("alpha", alpha), ("step_size", step_size), ("clip", clip)))

@@ -69,7 +69,9 @@ class ForwardKL(EnergyObjective):
 
     def __init__(self, target: Target | Distribution | None = None, *, gradient: Literal["ml", "path", "path_two_pass", "dreg"] = "ml") -> None:
         super().__init__()
-        self._keep(target)
+        self.target = None
+        if target is not None:
+            self._keep(target)
         self.gradient = gradient
         one_of(gradient, KINDS, "ForwardKL", "gradient")
         if target is None and gradient != "ml":
@@ -103,13 +105,15 @@ class ForwardKL(EnergyObjective):
             carrier = torch.zeros_like(log_q)
         value = -weighted_mean(log_q, batch)
         log_w = found.log_density.to(log_q.dtype) - log_q
+        known = found.log_density.isfinite() | (batch.extra.get("weight", 1.0) == 0)
+        carrier = torch.where(known, carrier, torch.nan)  # no energy is in the value, where one that is not finite would show
         return carried(value, weighted_mean(carrier, batch), {"nll": value, **self._terms(log_w, batch)})
 
     def _terms(self, log_w: Tensor, batch: Batch) -> dict[str, Tensor]:
         terms = {"eubo": weighted_mean(log_w, batch)}
         if getattr(self.target, "context_shape", None) is None and "weight" not in batch.extra:
-            n = log_w.numel()
-            terms["ess"] = n * n * (-log_w.logsumexp(0) - (-log_w).logsumexp(0)).exp()
+            n, relative = log_w.numel(), log_w - log_w.max()
+            terms["ess"] = n * n * (-relative.logsumexp(0) - (-relative).logsumexp(0)).exp()
         if self.target.log_normalizer is not None:
             terms["kl"] = terms["eubo"] - self.target.log_normalizer
         return terms

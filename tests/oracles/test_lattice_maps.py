@@ -241,6 +241,8 @@ def test_all_links_in_eight_layers() -> None:
         (lambda: CheckerboardCoupling((1, 1)), "two sites"),
         (lambda: CheckerboardCoupling((4, 4), mapped="red"), "mapped"),  # type: ignore[arg-type]
         (lambda: CheckerboardCoupling((4, 4), activation="relu"), "odd activation"),
+        (lambda: CheckerboardCoupling((4, 6), kernel=11), "kernel of at most 9"),
+        (lambda: U1GaugeCoupling(4, kernel=5), "kernel of at most 3"),
         (lambda: CircularConvNet(1, 1, kernel=2), "odd kernel"),
         (lambda: NonCompactProjection(0), "components"),
         (lambda: NonCompactProjection(2, low=math.inf), "low"),

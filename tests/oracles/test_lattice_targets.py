@@ -110,6 +110,21 @@ def test_free_field_draws_have_the_propagator() -> None:
     torch.testing.assert_close(correlation.flatten(1), wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_free_field_draws_of_any_number_and_precision() -> None:
+    target = Phi4((3, 2), 0.5, 0.0)
+    assert [draws.shape for n in (0, (2, 0)) if (draws := target.sample(n)) is not None] == [(0, 3, 2), (2, 0, 3, 2)]
+    assert target.two_point(torch.zeros(0, 3, 2)).shape == (0, 3, 2)
+    half, single = (Phi4((3, 2), 0.5, 0.0).to(dtype).sample(4, _seeded(0)) for dtype in (torch.bfloat16, torch.float32))
+    assert half is not None and half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), single, rtol=0.05, atol=0.02)
+
+
+def test_phi4_hopping_parameters_of_a_deep_well() -> None:
+    """The positive root of 2 lam kappa^2 + (m2 + 2 dims) kappa = 1, where the 1 is lost to rounding: kappa = -(m2 + 2 dims) / (2 lam)."""
+    kappa, lam = Phi4(4, -1e8, 1e-8).hopping_parameters()
+    assert kappa == pytest.approx((1e8 - 4) / 2e-8, rel=1e-12) and lam == pytest.approx(1e-8 * kappa**2, rel=1e-12)
+
+
 def test_phi4_lattice_symmetries() -> None:
     """On a square lattice all three change the field and not the action; sizes that differ have no quarter turn; tiny ones fewer still."""
     assert Phi4(4, 1.0, 1.0).invariances == {"sign", "lattice_translation", "lattice_reflection", "lattice_rotation"}
@@ -174,6 +189,14 @@ def test_u1_draws(size: int, beta: float) -> None:
     values = (phi * charge).cos()
     assert abs(float(values.mean()) - twisted) < 4 * max(float(values.std()), 0.02) / n**0.5
     assert float(charge.abs().max()) >= 1
+
+
+@pytest.mark.parametrize("beta", [1e-9, 8e-9, 1e-6])
+def test_u1_draws_at_weak_coupling(beta: float) -> None:
+    """The envelope keeps its digits where beta^2 is lost beside 1: the same draws as at beta = 0, but for rounding of the angles."""
+    drawn, free = (U1Lattice(3, value).double().sample(500, _seeded(7)) for value in (beta, 1e-9))
+    torch.testing.assert_close(drawn, free, rtol=0, atol=1e-4)
+    assert abs(float(U1Lattice(3, beta).plaquettes(drawn).cos().mean())) < 4 / (2 * drawn.shape[0] * 9) ** 0.5
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])

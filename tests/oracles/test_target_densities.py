@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,13 @@ def test_mixture_with_weights() -> None:
         law = [(w / 4, m[axis], s) for w, m, s in zip(weights, means, std, strict=True)]
         cdf: Any = lambda at, law=law: sum(w * 0.5 * (1 + torch.erf(torch.as_tensor((at - m) / (s * 2**0.5)))).numpy() for w, m, s in law)  # noqa: E731
         assert kstest(drawn[:, axis].numpy(), cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("target", [GaussianMixture.gmm40(), Energy2D("eight_gaussians"), Energy2D("rings")], ids=["gmm40", "eight", "rings"])
+def test_scores_far_out_in_single_precision(target: Any) -> None:
+    """Components that tie to rounding share the score: torch's own log-sum-exp gives each of them all of it."""
+    x = torch.tensor([[1e3, 1e3], [-2e4, 3e3], [1e7, 0.0], [0.0, 1e10]])
+    torch.testing.assert_close(target.score(x), target.score(x.double()).float(), rtol=2e-2, atol=100.0)
 
 
 def test_hypercube_and_grid() -> None:
@@ -211,6 +220,13 @@ def _quadrature(energy: Energy2D, panels: int = 60, nodes: int = 12) -> float:
 def test_planar_normalizers(name: str) -> None:
     energy = Energy2D(name).double()
     assert energy.log_normalizer == pytest.approx(_quadrature(energy), abs=2e-8)
+
+
+def test_planar_densities_copy_pickle_and_pass_nan_on() -> None:
+    for _, target in Energy2D.examples():
+        again, x = pickle.loads(pickle.dumps(target)), torch.randn((5, 2), generator=_seeded())
+        torch.testing.assert_close(again.log_density(x), copy.deepcopy(target).log_density(x), rtol=0, atol=0)
+        assert target.log_density(torch.full((2,), torch.nan)).isnan()
 
 
 def test_planar_formulas_at_known_points() -> None:

@@ -21,6 +21,7 @@ from flowkit.bijectors import (
     Autoregressive2d,
     Coupling,
     Elementwise,
+    EquivariantCoupling,
     GINCoupling,
     GlowStep,
     ImageCoupling,
@@ -207,4 +208,13 @@ def test_other_sizes() -> None:
     for make in (lambda: Squeeze(1, 0), lambda: Squeeze(1, (1, 2, 3)), lambda: Coupling(2, univariates.Affine(), 8), lambda: AllInOneBlock(2, seed="a")):  # type: ignore[arg-type]
         with pytest.raises(ConfigError):
             make()
+    for mask in ("abc", 3, [2, 0, 1], [0.5, 0, 1]):
+        with pytest.raises(ConfigError, match="mask of"):
+            Coupling(3, univariates.Affine(), mask=mask)  # type: ignore[arg-type]
+    for options in ({"order": "abc"}, {"order": 3}, {"order": [[0], [1, 2]]}, {"adjacency": "x"}, {"adjacency": [[0, 1], [1]]}):
+        with pytest.raises(ConfigError, match=r"Autoregressive: expected (order|adjacency)"):
+            Autoregressive(3, univariates.Affine(), **options)  # type: ignore[arg-type]
+    for hidden, kinds in (((), None), ((4,), 3)):
+        with pytest.raises(ConfigError, match=r"EquivariantCoupling: expected (hidden|kinds)"):
+            EquivariantCoupling(3, hidden=hidden, kinds=kinds)  # type: ignore[arg-type]
     assert Squeeze(1, (np.int64(1), 2)).out_shape == (2, None, None)  # type: ignore[arg-type]

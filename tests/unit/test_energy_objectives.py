@@ -23,6 +23,7 @@ from flowkit.distributions import DiagonalNormal, GaussianMixture, StandardNorma
 from flowkit.flows import RealNVP
 from flowkit.nets import LipschitzMLP
 from flowkit.objectives import AlphaDivergence, ForwardKL, ImportanceWeighted, MaximumLikelihood, ReverseKL
+from flowkit.objectives._draws import effective_share
 from flowkit.surjections import Langevin
 from flowkit.targets import ManyWell
 
@@ -298,6 +299,7 @@ def test_terms() -> None:
     assert forward.terms["kl"].item() == pytest.approx(forward.terms["eubo"].item() - target.log_normalizer, abs=1e-5)
     perfect = ForwardKL(model, gradient="path").loss(model, Batch(torch.randn(32, 2)))
     assert perfect.terms["ess"].item() == pytest.approx(1.0, abs=1e-4)
+    assert effective_share(torch.full((1000,), 3e6)).item() == pytest.approx(1.0, abs=1e-5)  # not 1.1, for a large normaliser
 
 
 def test_by_description() -> None:

@@ -100,3 +100,11 @@ def test_far_points_in_half_precision() -> None:
     x[1, 0] = 3e4
     log_prob = flow.log_prob(x)
     assert torch.isfinite(log_prob[0]) and log_prob[1] == -torch.inf
+
+
+def test_one_event_in_chunks_and_a_context_shape_that_is_none() -> None:
+    flow = fk.flows.RealNVP(2, layers=1, hidden=(4,))
+    torch.testing.assert_close(flow.log_prob(torch.ones(2), batch_size=3), flow.log_prob(torch.ones(2)))
+    assert flow.to_latent(torch.ones(2), batch_size=3).shape == (2,)
+    with pytest.raises(ConfigError, match="expected context_shape to be a tuple of sizes"):
+        fk.Flow(StandardNormal((2,)), Affine((2,)), embed=torch.nn.Linear(3, 3), context_shape=3)  # type: ignore[arg-type]
