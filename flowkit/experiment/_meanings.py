@@ -20,7 +20,7 @@ class Meaning(NamedTuple):
 
 
 MEANINGS: dict[str, Meaning] = {
-    "rows": Meaning("rows", "", "held-out events that the numbers below are means over"),
+    "rows": Meaning("rows", "", "held-out events, or exact samples of the target, that the NLL is a mean over"),
     "samples": Meaning("samples", "", "events drawn from the flow"),
     "nll": Meaning("NLL", "nats", "negative log-likelihood per event, in the units the flow was fitted in; lower is better"),
     "nll_raw": Meaning("NLL, raw units", "nats", "the same, for the data in their original units"),
@@ -33,6 +33,9 @@ MEANINGS: dict[str, Meaning] = {
     "coverage_p_value": Meaning("calibrated", "p", "Kolmogorov-Smirnov test of coverage; small values speak against the flow"),
     "ess": Meaning("effective sample size", "of 1", "share of the samples that is left after weighting them to the target"),
     "log_z": Meaning("log Z", "nats", "logarithm of the target's normaliser, by importance sampling"),
+    "elbo": Meaning("lower bound on log Z", "nats", "mean log-weight; what is missing to log Z is the reverse KL divergence"),
+    "k_hat": Meaning("k_hat", "", "tail of the weights: above 0.7 neither they nor the errors above can be trusted"),
+    "not_finite": Meaning("energies not finite", "", "samples whose density under the target is NaN or infinite; they have no weight"),
     "log_z_exact": Meaning("log Z, exact", "nats", "what is known of it"),
 }
 
@@ -45,7 +48,8 @@ def rows_of(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             continue
         meaning = MEANINGS.get(key, Meaning(key.replace("_", " "), "", ""))
         error = metrics.get(f"{key}_error", metrics.get("nll_error") if key == "nll_raw" else None)
-        shown = p_value(value) if meaning.unit == "p" and value is not None else rounded(value, error)
+        digits = metrics.get("log_z_error") if key == "log_z_exact" else error
+        shown = p_value(value) if meaning.unit == "p" and value is not None else rounded(value, digits)
         unit = f" ({meaning.unit})" if meaning.unit not in ("", "p", "of 1", "rows") else ""
         rows.append((meaning.label + unit, shown.removeprefix("p = ").removeprefix("p "), error_of(error), meaning.says))
     return rows

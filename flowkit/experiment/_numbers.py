@@ -8,22 +8,23 @@ from typing import Any
 
 def rounded(value: Any, error: Any = None) -> str:
     """A number to the second digit of its error, or to four digits; a true minus sign."""
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "infinite"
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
-    digits = _decimals(error) if error else max(0, 3 - (math.floor(math.log10(abs(value))) if value else 0))
+    digits = _decimals(error) if error and math.isfinite(error) else max(0, 3 - (math.floor(math.log10(abs(value))) if value else 0))
     return f"{value:,.{min(digits, 12)}f}".replace("-", "−")
 
 
 def error_of(error: Any) -> str:
     """A standard error to two digits, or nothing where there is none."""
-    return f"{error:.{_decimals(error)}f}" if error else ""
+    return f"{error:.{_decimals(error)}f}" if error and math.isfinite(error) else ""
 
 
 def with_error(value: Any, error: Any) -> str:
     """``1.234 ± 0.012``."""
-    return f"{rounded(value, error)} ± {error_of(error)}" if error and value is not None else rounded(value)
+    shown, spread = rounded(value, error), error_of(error)
+    return f"{shown} ± {spread}" if spread and shown != "infinite" else shown
 
 
 def p_value(value: float) -> str:

@@ -15,12 +15,14 @@ from flowkit.core.bar import bar
 from flowkit.core.errors import ConfigError, DataError, FlowkitError, NotInvertibleError
 from flowkit.core.flow import Flow
 from flowkit.data import Split, read_table
-from flowkit.evaluation import Coverage, Diagnosis, LatentNormality, bits_per_dim, coverage, diagnose, ess, latent_normality
+from flowkit.evaluation import Coverage, Diagnosis, LatentNormality, bits_per_dim, coverage, diagnose, latent_normality
+from flowkit.experiment._energies import weigh, weight_numbers
 from flowkit.experiment.baseline import gaussian_mixture
 from flowkit.experiment.config import Evaluation
 from flowkit.experiment.pieces import Pieces, make_pieces
 from flowkit.experiment.record import CONFIG, Run, Units
 
+EXACT = "exact-sample"  # what a target's own samples are called where data have a split
 MOST_CHECKED = 2000  # events in the checks of calibration
 MOST_NUMBERS, NUMBERS_AT_A_TIME = 2**20, 2**17  # in events whose density is estimated along an ODE; such a solve keeps many copies
 
@@ -88,6 +90,8 @@ def diagnose_run(run: Run, path: str | Path | None = None, *, events: int = 1000
     Raises:
         DataError: the rows cannot be used. ConfigError: neither a file nor a data set of the run is there.
     """
+    if events < 1:
+        raise ConfigError(f"diagnose: expected a number of events n >= 1; got {events}.")
     seed = 0 if run.config is None else run.config.seed
     generator = generator_for(run.flow, seed)
     if path is not None:
@@ -109,26 +113,17 @@ def measure_target(flow: Any, target: Any, options: Evaluation, *, seed: int = 0
     """How well a flow covers a target density.
 
     Returns:
-        ``ess`` as a share of the samples; ``log_z`` by importance sampling; ``nll`` on exact samples where there are any.
+        ``ess`` as a share of the samples, ``log_z`` by importance sampling, the lower bound ``elbo`` and ``k_hat``; ``nll`` on exact samples where
+        there are any. None for what is infinite.
     """
     generator = generator_for(flow, seed)
     target = target.to(generator.device)
-    weights = []
-    with torch.no_grad():
-        for start in range(0, options.samples, options.batch_size):
-            x, log_prob = flow.sample_and_log_prob((min(options.batch_size, options.samples - start),), generator=generator)
-            weights.append((target.log_density(x) - log_prob).double())
-    log_weight = torch.cat(weights)
-    n = len(log_weight)
-    log_z = float(torch.logsumexp(log_weight, 0)) - math.log(n)
-    share = float(ess(log_weight)) / n
-    # the delta method on the mean of the weights
-    metrics: dict[str, Any] = {"samples": n, "ess": share, "log_z": log_z, "log_z_error": math.sqrt(max(0.0, 1 / share - 1) / n) if share else math.nan}
+    metrics = weight_numbers(weigh(flow, target, options.samples, batch_size=options.batch_size, generator=generator))
     if target.log_normalizer is not None:
         metrics["log_z_exact"] = float(target.log_normalizer)
     if getattr(target, "can_sample", False):
         exact = target.sample(options.samples, generator=generator)
-        metrics |= {"rows": len(exact), **_mean("nll", -_log_prob(flow, Split(exact), options.batch_size, seed))}
+        metrics |= {"split": EXACT, "rows": len(exact), **_mean("nll", -_log_prob(flow, Split(exact), options.batch_size, seed))}
     return metrics
 
 
@@ -276,6 +271,6 @@ def _slow_log_prob(flow: Any, rows: Split, batch_size: int, generator: torch.Gen
 
 
 def _mean(name: str, values: Tensor) -> dict[str, float]:
-    """A mean and its standard error."""
+    """A mean and its standard error, NaN of one value."""
     values = values.double()
-    return {name: float(values.mean()), f"{name}_error": float(values.std()) / math.sqrt(len(values))}
+    return {name: float(values.mean()), f"{name}_error": float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan}

@@ -17,6 +17,7 @@ from flowkit.core.build.describe import constructor_parameters
 from flowkit.core.errors import ConfigError, FlowkitError
 from flowkit.core.objective import Objective
 from flowkit.core.registry import DATA, DISTRIBUTIONS, FLOWS, OBJECTIVES, TARGETS
+from flowkit.core.shapes import show, unify
 from flowkit.data import Dataset, Split
 from flowkit.experiment.config import Config
 
@@ -59,7 +60,7 @@ def make_pieces(config: Config, where: str = "config") -> Pieces:
     """
     with _naming(where, "data" if config.data is not None else "target"):
         data = None if config.data is None else build(config.data, DATA, path="data")
-        target = None if config.target is None else _target(config.target)
+        target = None if config.target is None else make_target(config.target)
     with torch.random.fork_rng(), _naming(where, "objective"):
         torch.manual_seed(config.seed)
         objective_tree = _named(config.objective, "objective")
@@ -74,7 +75,15 @@ def make_pieces(config: Config, where: str = "config") -> Pieces:
         torch.manual_seed(config.seed)
         tree = _fill(_named(config.flow, "flow"), data, target)
         flow: nn.Module = build(tree if target is None or "target" in tree or not _takes(tree, "target") else {**tree, "target": target}, FLOWS, path="flow")
+        if target is not None:
+            _check_events(flow, target)
     return Pieces(dataclasses.replace(config, flow=tree, objective=objective_tree), flow, objective, data, target)
+
+
+def make_target(description: Any) -> Any:
+    """The target that a config describes; any distribution is one."""
+    name = _named(description, "target").get("name")
+    return build(description, DISTRIBUTIONS if name not in TARGETS and name in DISTRIBUTIONS else TARGETS, path="target")
 
 
 def as_events(split: Split, flow: Any) -> Split:
@@ -105,10 +114,13 @@ def _named(description: Any, section: str) -> dict[str, Any]:
     return dict(description)
 
 
-def _target(description: Any) -> Any:
-    """A target; any distribution is one."""
-    name = _named(description, "target").get("name")
-    return build(description, DISTRIBUTIONS if name not in TARGETS and name in DISTRIBUTIONS else TARGETS, path="target")
+def _check_events(flow: Any, target: Any) -> None:
+    """Before a run has a folder: flow and target are densities of events of one shape, and the flow needs no context."""
+    found, wanted = getattr(flow, "event_shape", None), tuple(target.event_shape)
+    if isinstance(found, tuple) and unify(found, wanted) is None:
+        raise ConfigError(f"flow: expected events of shape {show(wanted)}, the target's; {type(flow).__name__} has {show(found)}. Change one of them.")
+    if getattr(flow, "context_shape", None) is not None:
+        raise ConfigError("flow: expected one without a context, as a target has none to give; got a conditional one. Build it without context_features.")
 
 
 def _takes(tree: Mapping[str, Any], argument: str) -> bool:

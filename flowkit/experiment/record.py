@@ -34,6 +34,7 @@ class Units:
         log_det: log|det dx/draw| per row; log-density of a raw row = log-density of x + this.
         levels: of discrete data dequantised to [0, 1), or None.
         vocabulary: number of tokens 0, 1, ... that data hold as they are, or None.
+        molecule: names, elements, residues and bonds of the atoms, for structures of one, or None.
     """
 
     event_shape: tuple[int, ...]
@@ -43,13 +44,15 @@ class Units:
     log_det: float = 0.0
     levels: int | None = None
     vocabulary: int | None = None
+    molecule: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, data: Dataset) -> Units:
         """The units of a data set."""
         scale = data.scale
         loc, spread = (None, None) if scale is None else (tuple(scale.loc.tolist()), tuple(scale.scale.tolist()))
-        return cls(data.event_shape, data.names, loc, spread, data.log_det_per_row, getattr(data, "levels", None), getattr(data, "vocabulary", None))
+        own = {name: getattr(data, name, None) for name in ("levels", "vocabulary", "molecule")}
+        return cls(data.event_shape, data.names, loc, spread, data.log_det_per_row, **own)
 
     @property
     def columns(self) -> tuple[str, ...]:

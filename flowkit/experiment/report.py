@@ -13,11 +13,13 @@ from flowkit.core.registry import DATA
 from flowkit.data import Dataset, Split
 from flowkit.evaluation import Coverage, LatentNormality
 from flowkit.experiment import _html as html
+from flowkit.experiment._energies import TRUSTED, energy_picture, weigh
 from flowkit.experiment._meanings import is_finite, rows_of
 from flowkit.experiment._numbers import duration, p_value, rounded, with_error
 from flowkit.experiment._pictures import as_png, curves, noise_to_data, samples_against
-from flowkit.experiment.evaluate import calibration
-from flowkit.experiment.pieces import as_events
+from flowkit.experiment.config import Evaluation
+from flowkit.experiment.evaluate import EXACT, calibration, generator_for
+from flowkit.experiment.pieces import as_events, make_target
 from flowkit.experiment.record import METRICS, PICTURES, REPORT, Run, read_json, read_run
 from flowkit.plots import coverage_plot, latent_qq
 from flowkit.training.files import make_folder, write_bytes
@@ -25,6 +27,8 @@ from flowkit.training.run_folder import METRICS as HISTORY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+EXACT_SAMPLES, WEIGHED = 4000, 10_000  # of a target, and of the flow, in the pictures
 
 
 def write_report(folder: str | Path, path: str | Path | None = None, *, device: str = "cpu") -> Path:
@@ -55,24 +59,35 @@ class _Page:
         self.run, self.config = run, run.config
         self.metrics: dict[str, Any] = read_json(run.folder / METRICS) or {}
         self.history = _read_history(run.folder / HISTORY)
+        self.target: Any = None
         self.rows, self.missing, self.train_rows = self._held_out()
 
     def text(self) -> str:
         """The document."""
-        parts = [self._header(), self._cards(), self._samples(), self._paths(), self._curves(), self._checks(), self._table(), self._model(), self._again()]
+        seen = [self._samples(), self._paths(), self._energies(), self._curves(), self._checks()]
+        parts = [self._header(), self._cards(), *seen, self._table(), self._model(), self._again()]
         versions = " · ".join(f"{name} {self.metrics[name]}" for name in ("flowkit", "torch") if name in self.metrics)
         return html.page(f"{self.config.name}: flowkit report", [*(part for part in parts if part), html.footer(versions)])
 
     def _held_out(self) -> tuple[Split | None, str, int | None]:
-        """The held-out rows as the flow sees them; or why there are none."""
+        """The held-out rows as the flow sees them, or exact samples of a target; or why there are none."""
         if self.config.data is None:
-            return None, "", None
+            return (*self._exact(), None)
         try:
             data: Dataset = build(self.config.data, DATA, path="data")
             split = getattr(data, self.metrics.get("split", "test"))
             return as_events(split if len(split.x) > 1 else data.train, self.run.flow), "", len(data.train.x)
         except (FlowkitError, OSError) as error:
             return None, f"The data are not at hand, so what needs them is left out: {error}", None
+
+    def _exact(self) -> tuple[Split | None, str]:
+        """Exact samples of the target where it has any; or why it cannot be asked."""
+        try:
+            generator = generator_for(self.run.flow, self.config.seed)
+            self.target = make_target(self.config.target).to(generator.device)
+            return (Split(self.target.sample(EXACT_SAMPLES, generator=generator)) if getattr(self.target, "can_sample", False) else None), ""
+        except (FlowkitError, OSError) as error:
+            return None, f"The target is not at hand, so what needs it is left out: {error}"
 
     # -- parts --------------------------------------------------------------------------------------------------
 
@@ -81,6 +96,7 @@ class _Page:
         flow, what = _spoken(self.config.flow), _spoken(source)
         shape = " × ".join(map(str, self.run.units.event_shape))
         rows = f", {self.train_rows:,} training rows" if self.train_rows else ""
+        what = what if self.config.target is None else f"the density of {what}, without data"
         lead = f"{flow[:1].upper()}{flow[1:]}, trained on {what} ({shape} {'numbers' if shape != '1' else 'number'} an event{rows}). {self._verdict()}".strip()
         meta = " · ".join(str(part) for part in (self.metrics.get("finished", "").replace("T", " "), self.run.folder, f"seed {self.config.seed}") if str(part))
         return html.header("flowkit report", self.config.name, lead, meta)
@@ -92,11 +108,13 @@ class _Page:
             if abs(gap) < 2 * error:
                 return f"On held-out data it is as good as a {m['baseline']}, within the error."
             return f"On held-out data it is {with_error(abs(gap), error)} nats an event {'better' if gap < 0 else 'worse'} than a {m['baseline']}."
+        if is_finite(m.get("k_hat")) and m["k_hat"] > TRUSTED:
+            return f"The weights to the target have a heavy tail (k_hat {rounded(m['k_hat'])}): trust neither log Z nor the effective sample size."
         return ""
 
     def _cards(self) -> str:
         m, items = self.metrics, []
-        split = {"test": "Test", "validation": "Validation", "train": "Training"}.get(m.get("split", "test"), "Test")
+        split = {"test": "Test", "validation": "Validation", "train": "Training", EXACT: "Exact-sample"}.get(m.get("split", "test"), "Test")
         if "bits_per_dim" in m:
             note = f"{with_error(m['nll'], m.get('nll_error'))} nats an event"
             items.append(html.card(f"{split} bits per dimension", *_value(m["bits_per_dim"], m.get("bits_per_dim_error")), note))
@@ -105,7 +123,13 @@ class _Page:
             items.append(html.card(f"{split} NLL", *_value(m["nll"], m.get("nll_error")), note))
         if "ess" in m:
             items.append(html.card("Effective sample size", f"{100 * m['ess']:.1f} %", "", f"of {m['samples']:,} samples"))
-            items.append(html.card("log Z", *_value(m["log_z"], m.get("log_z_error")), f"exact {rounded(m['log_z_exact'])}" if "log_z_exact" in m else "nats"))
+            items.append(
+                html.card(
+                    "log Z",
+                    *_value(m["log_z"], m.get("log_z_error")),
+                    f"exact {rounded(m['log_z_exact'], m.get('log_z_error'))}" if "log_z_exact" in m else "nats",
+                )
+            )
         if "difference" in m:
             gap, error = m["difference"], m.get("difference_error") or 0.0
             mood = "" if gap is None or abs(gap) < 2 * error else "good" if gap < 0 else "bad"
@@ -126,7 +150,7 @@ class _Page:
         if drawn is None:
             return html.section("Samples", self.missing or "The flow needs a context, and there are no data to take one from.")
         figure, words = drawn
-        title = "Samples against data" if self.rows is not None else "Samples"
+        title = "Samples" if self.rows is None else "Samples against data" if self.target is None else "Samples against exact ones"
         return html.section(title, f"{words} {self.missing}".strip(), self._draw(figure, "samples", words))
 
     def _paths(self) -> str:
@@ -140,6 +164,14 @@ class _Page:
         self._keep("paths.gif", shown)
         return html.section(title, words, html.picture(shown, words, int.from_bytes(shown[6:8], "little")))  # the width in a GIF's head
 
+    def _energies(self) -> str:
+        if self.target is None:
+            return ""
+        options, generator = Evaluation(**self.config.evaluation), generator_for(self.run.flow, self.config.seed)
+        weighed = weigh(self.run.flow, self.target, min(options.samples, WEIGHED), batch_size=options.batch_size, generator=generator)
+        drawn = energy_picture(weighed, None if self.rows is None else -self.target.log_density(self.rows.x).double().cpu())
+        return "" if drawn is None else html.section("Energies", drawn[1], self._draw(drawn[0], "energies", "Histograms of energies."))
+
     def _curves(self) -> str:
         figure = curves(self.history)
         if figure is None:
@@ -149,18 +181,25 @@ class _Page:
         return html.section("Training", words, self._draw(figure, "training", "Loss against step."))
 
     def _checks(self) -> str:
-        if self.rows is None:
+        # a sampler learnt from an energy whose density is a bound noises data by a fixed rule: its latents are normal whatever it has learnt
+        if self.rows is None or (self.target is not None and getattr(self.run.flow, "density", "exact") != "exact"):
             return ""
         latent, covered = calibration(self.run.flow, self.rows, seed=self.config.seed)
         halves = []
         if latent is not None:
-            halves.append(html.column("Latents", _latent_words(latent), self._draw(latent_qq(latent), "latents", "Quantiles of the latents.")))
+            halves.append(html.column("Latents", self._of(_latent_words(latent)), self._draw(latent_qq(latent), "latents", "Quantiles of the latents.")))
         if covered is not None:
-            halves.append(html.column("Coverage", _coverage_words(covered), self._draw(coverage_plot(covered), "coverage", "Coverage of density regions.")))
+            halves.append(
+                html.column("Coverage", self._of(_coverage_words(covered)), self._draw(coverage_plot(covered), "coverage", "Coverage of density regions."))
+            )
         if not halves:
             return ""
         intro = "Two questions to a density that no likelihood answers: does it turn data into noise, and are its regions as probable as it says?"
         return html.section("Is it calibrated?", intro, html.pair(*halves) if len(halves) == 2 else halves[0])
+
+    def _of(self, words: str) -> str:
+        """Words about held-out data, for exact samples where these stand for them."""
+        return words if self.target is None else words.replace("Held-out data", "Exact samples of the target").replace("the data", "the exact samples")
 
     def _table(self) -> str:
         rows = rows_of(self.metrics)

@@ -74,9 +74,7 @@ def _run(config: Config, where: str, old: Path | None, root: Path) -> Outcome | 
             write_bytes(folder / CONFIG, _without_folder(pieces.config).as_yaml().encode())
             write_json(folder / UNITS, dataclasses.asdict(_units(pieces)))
         try:
-            result = fit(
-                pieces.flow, source, pieces.objective, validation=validation, seed=config.seed, run_dir=folder, resume=old is not None, **options
-            )
+            result = fit(pieces.flow, source, pieces.objective, validation=validation, seed=config.seed, run_dir=folder, resume=old is not None, **options)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(str(folder)) from None
         except FlowkitError:
@@ -99,7 +97,9 @@ def _pair(split: Any) -> Any:
 
 
 def _units(pieces: Pieces) -> Units:
-    return Units.of(pieces.data) if pieces.data is not None else Units(tuple(pieces.target.event_shape))
+    if pieces.data is not None:
+        return Units.of(pieces.data)
+    return Units(tuple(pieces.target.event_shape), molecule=getattr(pieces.target, "atoms", None))
 
 
 def _finish(pieces: Pieces, folder: Path, result: FitResult) -> Outcome:

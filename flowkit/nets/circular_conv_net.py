@@ -90,3 +90,9 @@ def circular_pad(x: Tensor, width: int, dims: int) -> Tensor:
         # joined pieces: half the cost of functional.pad with its gradient
         x = torch.cat([x.narrow(axis, size - width, width), x, x.narrow(axis, 0, width)], dim=axis)
     return x
+
+
+def check_kernel(kernel: int, sizes: Sequence[int], who: str) -> None:
+    """Raise ConfigError unless a kernel reaches at most once around a lattice of these sizes."""
+    if kernel // 2 > min(sizes):
+        raise ConfigError(f"{who}: expected a kernel of at most {2 * min(sizes) + 1}, which reaches once around {min(sizes)} sites; got {kernel}.")

@@ -208,6 +208,7 @@ def test_bad_arguments_and_models() -> None:
         {"transitions": 0},
         {"step_size": -1.0},
         {"acceptance": 1.0},
+        {"acceptance": "most"},
         {"buffer": 0},
         {"updates_per_pass": 0},
         {"clip": 0.0},

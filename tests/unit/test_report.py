@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -12,13 +13,15 @@ import pytest
 import torch
 
 import flowkit
-from flowkit.core.errors import CheckpointError
+from flowkit.core.errors import CheckpointError, ConfigError
+from flowkit.core.target import Target
 from flowkit.evaluation import bits_per_dim
 from flowkit.experiment._html import card, code, page, table, yaml_code
 from flowkit.experiment._meanings import rows_of, text_table
 from flowkit.experiment._numbers import duration, p_value, rounded, with_error
+from flowkit.experiment._pictures import curves
 from flowkit.experiment.baseline import gaussian_mixture
-from flowkit.experiment.config import Config, check_config
+from flowkit.experiment.config import Config, Evaluation, check_config
 from flowkit.experiment.evaluate import measure_target
 from flowkit.experiment.record import read_run
 from flowkit.experiment.report import write_report
@@ -141,10 +144,68 @@ def test_target_metrics_of_the_exact_flow() -> None:
     flow = flowkit.Flow(flowkit.distributions.StandardNormal((2,)), flowkit.bijectors.Affine(shape=(2,)))
     target = flowkit.distributions.StandardNormal((2,))
     options = config().evaluation
-    from flowkit.experiment.config import Evaluation
-
     metrics = measure_target(flow, target, Evaluation(**options))
     assert metrics["ess"] == pytest.approx(1.0) and metrics["log_z"] == pytest.approx(0.0, abs=1e-6) and metrics["rows"] == 16
+
+
+PHI4 = {"data": None, "target": {"name": "phi4", "size": 4, "m2": 0.5, "lam": 1.0}, "objective": {"name": "reverse_kl"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "pictures"),
+    [
+        ({**PHI4, "flow": {"name": "lattice_flow", "shape": [4, 4], "layers": 1, "hidden": [4]}}, "Fields drawn from the flow", ["energies.png"]),
+        (
+            {"data": None, "target": {"name": "many_well", "dim": 2}, "objective": {"name": "reverse_kl"}},
+            "Exact samples of the target",
+            ["coverage.png", "energies.png", "latents.png"],
+        ),
+    ],
+    ids=["fields", "exact_samples"],
+)
+def test_a_run_on_a_target_shows_its_energies(tmp_path: Path, changes: dict[str, object], words: str, pictures: list[str]) -> None:
+    folder = ran(tmp_path, **changes)
+    text, _ = read(folder / "report.html")
+    assert words in text and "without data" in text and "lower bound on log Z" in text and "eld-out data" not in text
+    assert sorted(path.name for path in (folder / "pictures").iterdir()) == sorted([*pictures, "samples.png"])
+
+
+def test_a_curve_is_drawn_once() -> None:
+    """The ELBO is minus the loss of a reverse divergence: one panel for both, one for the effective share."""
+    drawn = curves({"step": [1.0, 2.0], "loss": [3.0, 2.0], "elbo": [-3.0, -2.0], "ess": [0.5, 0.6]})
+    assert drawn is not None and [axis.get_ylabel() for axis in drawn.axes] == ["loss", "ess"]
+
+
+def test_the_flow_fits_the_target_before_there_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^config: flow: expected events of shape \(4, 4\), the target's; LatticeFlow has \(8, 8\)"):
+        ran(tmp_path, **PHI4, flow={"name": "lattice_flow", "shape": [8, 8]})
+    with pytest.raises(ConfigError, match="without a context"):
+        ran(tmp_path, **{**PHI4, "target": {"name": "many_well", "dim": 2}}, flow={**FLOW, "context_features": 1})
+    assert not list(tmp_path.iterdir())
+
+
+class Nowhere(Target):
+    """No mass where x_0 > edge, or a NaN."""
+
+    event_shape = (2,)
+
+    def __init__(self, edge: float, there: float) -> None:
+        super().__init__()
+        self.edge, self.there = edge, there
+
+    def log_density(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x[..., 0] > self.edge, torch.full_like(x[..., 0], self.there), -0.5 * x.square().sum(-1))
+
+
+def test_target_metrics_where_weights_are_missing() -> None:
+    """Half of a normal: the weights say so and log Z is that of the half; where nothing is left, no number is infinite or NaN."""
+    flow = flowkit.Flow(flowkit.distributions.StandardNormal((2,)), flowkit.bijectors.Affine(shape=(2,)))
+    half = measure_target(flow, Nowhere(0.0, torch.nan), Evaluation(samples=4000))
+    assert half["log_z"] == pytest.approx(math.log(math.pi), abs=4 * half["log_z_error"]) and half["ess"] == pytest.approx(0.5, abs=0.04)
+    assert half["not_finite"] == pytest.approx(2000, abs=130) and half["elbo"] is None
+    nothing = measure_target(flow, Nowhere(-100.0, -torch.inf), Evaluation(samples=50))
+    assert nothing == {"samples": 50, "ess": 0.0, "log_z": None, "log_z_error": None, "elbo": None, "elbo_error": None}
+    assert "log Z (nats)                 infinite" in text_table(nothing)
 
 
 def test_bits_per_dim_and_baseline_are_those_of_the_rows(tmp_path: Path) -> None:
@@ -174,6 +235,7 @@ def test_folders_that_hold_no_run(tmp_path: Path, run: Path) -> None:
 def test_numbers() -> None:
     assert with_error(1.23456, 0.0123) == "1.235 ± 0.012" and with_error(-0.5, 0.2) == "−0.50 ± 0.20"
     assert rounded(12345) == "12,345" and rounded(None) == "infinite" and rounded(0.0) == "0.000" and with_error(1234.5, 56.0) == "1,234 ± 56"
+    assert with_error(math.inf, math.nan) == "infinite" and with_error(1.5, math.nan) == "1.500"
     assert p_value(0.0001) == "p < 0.001" and p_value(0.5) == "p = 0.50" and p_value(0.013) == "p = 0.013"
     assert duration(3.21) == "3.2 s" and duration(75) == "1 min 15 s" and duration(7300) == "2 h 1 min"
 
