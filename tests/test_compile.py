@@ -29,7 +29,8 @@ def make(name: str, label: str, dtype: torch.dtype) -> tuple[fk.Flow, torch.Tens
     torch.manual_seed(0)
     flow = dict(FLOWS[name].examples())[label].to(dtype)
     for parameter in flow.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
+        if parameter.requires_grad:  # the others hold constants
+            parameter.data += 0.1 * torch.randn_like(parameter)
     context = None
     if flow.context_shape is not None:
         context = torch.tensor([0, 1, -1, 0, 1, 0]) if flow.context_shape == () else torch.randn(6, *flow.context_shape, dtype=dtype)

@@ -12,6 +12,7 @@ from flowkit.core.build.describe import brief_arguments
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real
 from flowkit.core.errors import NotInvertibleError
+from flowkit.core.inference_mode import outside_inference
 from flowkit.core.registry import DISTRIBUTIONS, FLOWS, Registry
 from flowkit.core.shapes import (
     Context,
@@ -140,6 +141,9 @@ class Distribution(nn.Module):
     def score(self, x: Tensor, context: Context = None) -> Tensor:
         """Gradient of the log-density in x: (*B, *event) -> (*broadcast(B, Bc), *event)."""
         x = broadcast_batch(x, self.event_shape, context, self.context_shape, f"{self.who}.score")
+        return outside_inference(self._differentiated, x, context)  # type: ignore[no-any-return]
+
+    def _differentiated(self, x: Tensor, context: Context) -> Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prob(x, context).sum(), x)

@@ -11,12 +11,15 @@ from torch import nn
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Without gradients, and with dropout off; each module goes back to its own mode afterwards."""
+    """Without gradients, and with dropout off; each module goes back to its own mode afterwards.
+
+    Not in torch's inference mode, in which a sampler could not ask for the gradient of an energy.
+    """
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         for module, training in modes:

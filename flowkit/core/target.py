@@ -12,6 +12,7 @@ from flowkit.core.build.describe import brief_arguments
 from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real
 from flowkit.core.errors import ConfigError
+from flowkit.core.inference_mode import outside_inference
 from flowkit.core.registry import TARGETS, Registry
 from flowkit.core.shapes import Shape
 from flowkit.core.traits import Traits
@@ -63,6 +64,9 @@ class Target(nn.Module):
 
     def score(self, x: Tensor) -> Tensor:
         """Gradient of the log-density: (*B, *event) -> (*B, *event)."""
+        return outside_inference(self._differentiated, x)  # type: ignore[no-any-return]
+
+    def _differentiated(self, x: Tensor) -> Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_density(x).sum(), x)

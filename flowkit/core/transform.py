@@ -14,6 +14,7 @@ from flowkit.core.domain.domain import Domain
 from flowkit.core.domain.real import Real
 from flowkit.core.entry import admitted, separated
 from flowkit.core.errors import ConfigError, NotInvertibleError
+from flowkit.core.inference_mode import outside_inference
 from flowkit.core.registry import BIJECTORS, INJECTIONS, SURJECTIONS, Registry
 from flowkit.core.shapes import (
     Context,
@@ -203,8 +204,6 @@ class Transform(nn.Module):
 
         return simplify(self)
 
-    # -- description --------------------------------------------------------------------------------------------
-
     def describe(self) -> dict[str, Any]:
         """``{name: <registered>, **arguments}``: what configs say and ``config.json`` stores."""
         from flowkit.core.build import describe
@@ -289,11 +288,11 @@ class Bijector(Transform):
 
         Reference: Vaitl et al. (2024), Fast and unified path gradient estimators for normalizing flows, arXiv:2403.15881.
         """
-        return self._carried(z, score, context, generator, inverse=False)
+        return outside_inference(self._carried, z, score, context, generator, inverse=False)  # type: ignore[no-any-return]
 
     def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``push_score`` of the inverse, s = J^T s' + grad_z log|det J|: z, log_det of this call, and the score at z."""
-        return self._carried(x, score, context, generator, inverse=True)
+        return outside_inference(self._carried, x, score, context, generator, inverse=True)  # type: ignore[no-any-return]
 
     def _carried(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         value, context = self._prepare(value, context, inverse)

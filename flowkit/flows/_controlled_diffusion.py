@@ -72,8 +72,10 @@ class ControlledDiffusion(Surjection):
 
     def log_reference(self, x: Tensor, n: int | Tensor) -> Tensor:
         """log p_n(x), n >= 1, the marginal of the reference after n steps: (*B, D) -> (*B)."""
-        variance = torch.as_tensor(n, dtype=x.dtype, device=x.device) * (self.step * self.sigma**2)
-        return -0.5 * sum_event(x.square(), 1) / variance - self.features * (HALF_LOG_2PI + 0.5 * variance.log())
+        unit = self.step * self.sigma**2
+        variance = n.to(x) * unit if isinstance(n, Tensor) else n * unit  # a number stays one: moved to a GPU it would be waited for
+        log_variance = variance.log() if isinstance(variance, Tensor) else math.log(variance)
+        return -0.5 * sum_event(x.square(), 1) / variance - self.features * (HALF_LOG_2PI + 0.5 * log_variance)
 
     def follow(self, z: Tensor, generator: torch.Generator | None, *, weigh: bool = True) -> tuple[Tensor, Tensor]:
         """From first noises (R, D) to x_N (R, D) and G_N (R), in memory that does not grow with N where no gradients are recorded."""

@@ -104,7 +104,7 @@ def run_chains(
     kept, moved = [], []
     with evaluating(target), bar(who, warmup + steps * thin, show=progress) as advance:
         _check_start(log_density(start), who)
-        x, kernel = _warm(log_density, start.detach(), kernel, warmup, generator, advance)
+        x, kernel = _warm(log_density, start.clone() if start.is_inference() else start.detach(), kernel, warmup, generator, advance)
         for step in range(steps * thin):
             x, accepted = kernel(log_density, x, generator)
             moved.append(accepted)

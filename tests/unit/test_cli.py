@@ -240,7 +240,8 @@ def test_conditional_samples(home: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-o", "drawn.xyz"], ".npz, .csv, .parquet, .png"),
+        (["-o", "drawn.xyz"], ".xyz is for structures of a molecule"),
+        (["-o", "drawn.doc"], ".npz, .csv, .parquet"),
         (["-o", "drawn"], "nameless"),
         (["-o", "grid.png"], "pictures"),
         (["-o", "none/drawn.npz"], "does not exist"),

@@ -108,3 +108,18 @@ def test_one_event_in_chunks_and_a_context_shape_that_is_none() -> None:
     assert flow.to_latent(torch.ones(2), batch_size=3).shape == (2,)
     with pytest.raises(ConfigError, match="expected context_shape to be a tuple of sizes"):
         fk.Flow(StandardNormal((2,)), Affine((2,)), embed=torch.nn.Linear(3, 3), context_shape=3)  # type: ignore[arg-type]
+
+
+def test_scores_under_inference_mode() -> None:
+    """Where nothing is recorded, what needs derivatives inside gives the same numbers."""
+    flow, target = fk.flows.RealNVP(4, layers=2, hidden=(8,)), fk.targets.ManyWell(4)
+    wanted = flow.sample_and_score((5,), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = flow.sample_and_score((5,), generator=torch.Generator().manual_seed(0))
+        scores = target.score(found[0]), flow.score(found[0]), flow.pull_score(found[0], found[2])[2]
+        chains = fk.sampling.hmc(target, torch.randn(8, 4), 5, warmup=0, progress=False)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other.detach())
+    torch.testing.assert_close(scores[0], target.score(wanted[0].detach()))
+    torch.testing.assert_close(scores[1], wanted[2], rtol=1e-4, atol=1e-4)
+    assert scores[2].shape == (5, 4) and chains.samples.shape[-1] == 4

@@ -47,6 +47,7 @@ class Box(Domain):
         if not bool((lower < upper).all()):
             raise ConfigError(f"Box: expected low < high everywhere; got low={low}, high={high}.")
         self.event_shape = shape
+        self._bounded = bool(torch.isfinite(lower).all() and torch.isfinite(upper).all())  # once: on a GPU a call would wait for the answer
         self.register_buffer("low_buffer", lower, persistent=False)
         self.register_buffer("high_buffer", upper, persistent=False)
 
@@ -62,7 +63,7 @@ class Box(Domain):
     @property
     def bounded(self) -> bool:
         """Whether every side is finite."""
-        return bool(torch.isfinite(self.low_buffer).all() and torch.isfinite(self.high_buffer).all())
+        return self._bounded
 
     @property
     def scale(self) -> float:
