@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def energies(values: Mapping[str, Any], *, weights: Mapping[str, Any] | None = None, bins: int = 80, unit: str = "kT") -> Figure:
     """Densities of energies: the first set filled, the others as lines.
 
-    The axis holds the first set with a margin of half its width to the left and twice to the right; the legend says what share of a set is beyond.
+    The axis holds all sets, but reaches at most half the first set's width beyond it to the left and twice to the right; the legend says what
+    share of a set is beyond.
 
     Args:
         values: title -> (N,) energies.
@@ -34,7 +35,9 @@ def energies(values: Mapping[str, Any], *, weights: Mapping[str, Any] | None = N
         raise ShapeError("energies: expected finite energies in the first set; got none.")
     low, high = np.quantile(first, [0.001, 0.999])
     width = float(high - low) or 1.0
-    edges = np.linspace(low - 0.5 * width, high + 2 * width, bins + 1)
+    ends = np.array([np.quantile(found[np.isfinite(found)], [0.0005, 0.9995]) for found in arrays.values() if np.isfinite(found).any()])
+    left, right = max(low - 0.5 * width, float(ends[:, 0].min())), min(high + 2 * width, float(ends[:, 1].max()))
+    edges = np.linspace(left, right if right > left else left + width, bins + 1)
     made = figure(6.4, 3.4)
     axis = made.subplots()
     for number, (title, found) in enumerate(arrays.items()):

@@ -110,7 +110,10 @@ def fit(
             gradient_accumulation, patience, monitor, non_finite, standardize, agreed(seed, world, chosen),
         )  # fmt: skip
         seed = settings.seed
-        data = make_source(source, model, who="fit", batch_size=settings.batch_size, seed=seed, weight=sample_weight, rank=rank, world=world)
+        limit = settings.max_steps if settings.max_epochs is None else None
+        data = make_source(
+            source, model, who="fit", batch_size=settings.batch_size, seed=seed, weight=sample_weight, rank=rank, world=world, max_steps=limit
+        )
         _check_required(objective, data)
         data, held_out = _validation(validation, data, model, settings)
         model.to(chosen)

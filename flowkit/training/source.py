@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,10 +37,10 @@ class Source:
 
 
 class Nothing(Source):
-    """No data: the objective draws its own samples."""
+    """No data: the objective draws its own samples, and an epoch is 100 steps, or a fiftieth of all where that is less, so that curves have points."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size, self.steps_per_epoch = batch_size, 100
+    def __init__(self, batch_size: int, max_steps: int | None = None) -> None:
+        self.batch_size, self.steps_per_epoch = batch_size, 100 if max_steps is None else min(100, max(1, math.ceil(max_steps / 50)))
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         for _ in range(self.steps_per_epoch - skip):
@@ -137,9 +138,9 @@ class Loader(Source):
 
 
 def make_source(
-    source: Any, model: nn.Module, *, who: str, batch_size: int, seed: int, weight: Any = None, rank: int = 0, world: int = 1
+    source: Any, model: nn.Module, *, who: str, batch_size: int, seed: int, weight: Any = None, rank: int = 0, world: int = 1, max_steps: int | None = None
 ) -> Source:
-    """Read what a user passed: tensor, array, DataFrame, ``(x, context)``, Dataset, DataLoader, or None.
+    """Read what a user passed: tensor, array, DataFrame, ``(x, context)``, Dataset, DataLoader, or None, of which ``max_steps`` says how long.
 
     Raises:
         DataError: empty, not finite, not numeric; ShapeError: rows of another shape than the model's.
@@ -147,7 +148,7 @@ def make_source(
     if weight is not None and (source is None or isinstance(source, Dataset | DataLoader)):
         raise ConfigError(f"{who}: sample_weight needs rows in memory; got a source of type {type(source).__name__}. Pass a tensor or an array.")
     if source is None:
-        return Nothing(batch_size)
+        return Nothing(batch_size, max_steps)
     if isinstance(source, nn.Module):
         raise DataError(f"{who}: expected data; got {type(source).__name__}. A target goes into the objective: pass source=None.")
     if isinstance(source, Dataset | DataLoader):

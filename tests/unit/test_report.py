@@ -167,7 +167,7 @@ def test_a_run_on_a_target_shows_its_energies(tmp_path: Path, changes: dict[str,
     folder = ran(tmp_path, **changes)
     text, _ = read(folder / "report.html")
     assert words in text and "without data" in text and "lower bound on log Z" in text and "eld-out data" not in text
-    assert sorted(path.name for path in (folder / "pictures").iterdir()) == sorted([*pictures, "samples.png"])
+    assert sorted(path.name for path in (folder / "pictures").iterdir()) == sorted([*pictures, "samples.png", "training.png"])
 
 
 def test_a_curve_is_drawn_once() -> None:
