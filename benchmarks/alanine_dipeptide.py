@@ -11,7 +11,7 @@ barrier some ten times, so those errors are rough. BAR between the flow and dyna
 
     python benchmarks/alanine_dipeptide.py --reference  # umbrella windows and the other replica exchange, into the cache: 35 minutes on an idle core
     python benchmarks/alanine_dipeptide.py --train      # dynamics for the data, training and samples, into the cache: 10 minutes
-    python benchmarks/alanine_dipeptide.py              # writes benchmarks/results/alanine_dipeptide.md and .png from them
+    python benchmarks/alanine_dipeptide.py              # writes benchmarks/results/alanine_dipeptide.md and .png from them, making what is missing
 """
 
 from __future__ import annotations
@@ -200,6 +200,10 @@ def exchanged(picoseconds: float, seed: int) -> FreeEnergyDifference:
 
 
 def main() -> None:
+    if not place().is_file():
+        make_reference()
+    if not all(stage_file(stage).is_file() for stage in STAGES):
+        train()
     reference = read_reference()
     rows = [judge(stage, reference) for stage in STAGES]
     others = {
