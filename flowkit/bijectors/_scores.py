@@ -76,6 +76,13 @@ def carry_solved(formula: Callable[[Tensor], tuple[Tensor, Tensor, Solve]], valu
     return left(out, log_det, carried, recording)
 
 
+def carry_forward_solved(self: Any, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> Carry:
+    """Of a fixed map with a method ``_at``, the formula of ``carry_solved``; the inverse by its call and one product of the other direction."""
+    if inverse:
+        return Bijector._carry(self, value, score, context, generator, inverse)
+    return carry_solved(self._at, value, score)
+
+
 def gradient(value: Tensor, at: Tensor) -> Tensor:
     """The gradient of a sum; zero where it does not depend on the point. The graph is kept."""
     if not value.requires_grad:

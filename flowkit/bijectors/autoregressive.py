@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._conditioning import check_conditioner, check_univariate, grouped, start_at, traits_over, univariate_domain
+from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.checks import checks_finite
 from flowkit.core.entry import separated
@@ -129,11 +130,11 @@ class Autoregressive(Bijector):
             return super()._carry(value, score, context, generator, inverse)
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
-            entered = value if recording and value.requires_grad else value.detach().requires_grad_()
+            entered = entry(value, recording)
             x, log_slope = self._univariate.transform(entered, self._params(entered, context))
             carried = solve_score(x, log_slope, entered, score, len(self._levels))
             log_det = sum_event(log_slope, 1)
-        return (x, log_det, carried) if recording else (x.detach(), log_det.detach(), carried)
+        return left(x, log_det, carried, recording)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Autoregressive]]:

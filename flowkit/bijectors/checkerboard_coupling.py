@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._lattice_nets import EvenOddNet, field_net
+from flowkit.bijectors._scores import entry, left
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import as_shape, positive, positive_number, positive_sizes, sum_event
@@ -101,7 +102,7 @@ class CheckerboardCoupling(Bijector):
         """
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
-            entered = value if recording and value.requires_grad else value.detach().requires_grad_()
+            entered = entry(value, recording)
             log_scale, shift = self._parameters_at(entered)
             out, log_det = self._mapped(entered, log_scale, shift, inverse)
         with torch.no_grad():
@@ -111,7 +112,7 @@ class CheckerboardCoupling(Bijector):
             cotangents = [sign * (latent + 1), -score if inverse else carried]
         (correction,) = torch.autograd.grad([log_scale, shift], entered, cotangents, retain_graph=True)
         after = carried - correction
-        return (out, log_det, after) if recording else (out.detach(), log_det.detach(), after)
+        return left(out, log_det, after, recording)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, CheckerboardCoupling]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._conditioning import carry_through, check_conditioner, check_univariate, conditioner, grouped, traits_over, univariate_domain
+from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
 from flowkit.core.registry import BIJECTORS
@@ -91,12 +92,12 @@ class Coupling(Bijector):
     def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
-            entered = value if recording and value.requires_grad else value.detach().requires_grad_()
+            entered = entry(value, recording)
             moved, own = entered.index_select(-1, self.mapped), score.index_select(-1, self.mapped)
             out, log_det, carried, correction = carry_through(self._univariate, moved, self._params(entered, context), entered, own, 1, inverse=inverse)
             out = self._put(entered, out)
         after = self._put(score if correction is None else score - correction, carried)
-        return (out, log_det, after) if recording else (out.detach(), log_det.detach(), after)
+        return left(out, log_det, after, recording)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, Coupling]]:

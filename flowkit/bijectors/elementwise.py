@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._conditioning import carry_through, check_univariate, conditioner, traits_over, univariate_domain
+from flowkit.bijectors._scores import left
 from flowkit.core.build import build
 from flowkit.core.checks import checks_finite
 from flowkit.core.domain.box import Box
@@ -73,7 +74,7 @@ class Elementwise(Bijector):
         with torch.enable_grad():
             params = self._params(value, context)
             out, log_det, carried, _ = carry_through(self.univariate, value, params, None, score, len(self._sizes), inverse=inverse)
-        return (out, log_det, carried) if recording else (out.detach(), log_det.detach(), carried)
+        return left(out, log_det, carried, recording)
 
     def masked_normal(self, value: Tensor, context: Any = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
         if checks_finite():

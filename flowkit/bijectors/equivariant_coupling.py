@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from flowkit.bijectors._scores import entry, left
 from flowkit.core.errors import ConfigError
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, positive_number, positive_sizes, sum_event, whole_number
@@ -97,13 +98,13 @@ class EquivariantCoupling(Bijector):
         own, other = self._parts(score)
         with torch.enable_grad():
             moving, stays = self._parts(value)
-            stays = stays if recording and stays.requires_grad else stays.detach().requires_grad_()
+            stays = entry(stays, recording)
             out, scale, log_det = self._placed(moving, stays, inverse)
             carried = own * torch.exp(scale.detach() if inverse else -scale.detach())
             (correction,) = torch.autograd.grad((out, log_det), stays, (carried, torch.ones_like(log_det)), retain_graph=True)
             out = self._joined(out, stays)
         after = self._joined(carried, other - correction)
-        return (out, log_det, after) if recording else (out.detach(), log_det.detach(), after)
+        return left(out, log_det, after, recording)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, EquivariantCoupling]]:

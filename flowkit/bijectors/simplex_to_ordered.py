@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._scores import Solve, carry_solved
+from flowkit.bijectors._scores import Solve, carry_forward_solved
 from flowkit.core.domain.ordered import Ordered
 from flowkit.core.domain.simplex import Simplex
 from flowkit.core.registry import BIJECTORS
@@ -61,10 +61,7 @@ class SimplexToOrdered(Bijector):
         # is a rounding error and left out, so that log_det is the exact map's
         return z * (1 - 4 * torch.finfo(x.dtype).eps), sum_event(functional.logsigmoid(x) + functional.logsigmoid(-x), 1)
 
-    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        if inverse:  # the call and one product of the other direction
-            return super()._carry(value, score, context, generator, inverse)
-        return carry_solved(self._at, value, score)
+    _carry = carry_forward_solved
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
         """x, log_det and v -> J^-T v: differences that undo running sums, times c (1 - c)."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.bijectors._scores import Solve, carry_solved
+from flowkit.bijectors._scores import Solve, carry_forward_solved
 from flowkit.core.domain.ball import Ball
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
@@ -48,10 +48,7 @@ class ToBall(Bijector):
         z = unit / torch.sqrt((1 - length).clamp(min=eps))
         return z, -self._log_det(z)
 
-    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        if inverse:  # the call and one product of the other direction
-            return super()._carry(value, score, context, generator, inverse)
-        return carry_solved(self._at, value, score)
+    _carry = carry_forward_solved
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
         """x, log_det and v -> J^-T v = (l / radius) (v + z (z.v)), as J = (radius / l) (I - z z' / l^2) with l^2 = 1 + |z|^2."""

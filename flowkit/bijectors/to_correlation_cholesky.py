@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._scores import Solve, carry_solved, tails
+from flowkit.bijectors._scores import Solve, carry_forward_solved, tails
 from flowkit.bijectors._triangle import fill, take
 from flowkit.core.domain.correlation_cholesky import CorrelationCholesky
 from flowkit.core.registry import BIJECTORS
@@ -73,10 +73,7 @@ class ToCorrelationCholesky(Bijector):
         log_r = functional.pad(logs.cumsum(-1)[..., :-1], (1, 0))
         return take(free, -1), -self._log_det(logs, log_r)
 
-    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        if inverse:  # the call and one product of the other direction
-            return super()._carry(value, score, context, generator, inverse)
-        return carry_solved(self._at, value, score)
+    _carry = carry_forward_solved
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
         """x, log_det and v -> J^-T v in the entries below the diagonal; the others have no part.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._scores import Solve, carry_solved
+from flowkit.bijectors._scores import Solve, carry_forward_solved
 from flowkit.core.domain.half_space import HalfSpace
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import sum_event
@@ -54,10 +54,7 @@ class ToHalfSpace(Bijector):
         along = -softplus_inverse(edge - moved)
         return x + (along - moved).unsqueeze(-1) * unit, -sum_event(functional.logsigmoid(-along), 0)
 
-    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        if inverse:  # the call and one product of the other direction
-            return super()._carry(value, score, context, generator, inverse)
-        return carry_solved(self._at, value, score)
+    _carry = carry_forward_solved
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
         """x, log_det and v -> J^-T v: J stretches by sigmoid(-a) along the normal, and nothing else."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._scores import Solve, carry_solved
+from flowkit.bijectors._scores import Solve, carry_forward_solved
 from flowkit.bijectors._triangle import fill, take
 from flowkit.core.domain.lower_cholesky import LowerCholesky
 from flowkit.core.registry import BIJECTORS
@@ -49,10 +49,7 @@ class ToLowerCholesky(Bijector):
         diagonal = softplus_inverse(x.diagonal(dim1=-2, dim2=-1))
         return take(x.tril(-1) + diagonal.diag_embed(), 0), -sum_event(functional.logsigmoid(diagonal), 1)
 
-    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        if inverse:  # the call and one product of the other direction
-            return super()._carry(value, score, context, generator, inverse)
-        return carry_solved(self._at, value, score)
+    _carry = carry_forward_solved
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
         """x, log_det and v -> J^-T v in the lower entries; the upper ones have no part."""

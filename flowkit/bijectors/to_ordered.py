@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._scores import Solve, carry_solved
+from flowkit.bijectors._scores import Solve, carry_forward_solved
 from flowkit.core.domain.ordered import Ordered
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
@@ -50,10 +50,7 @@ class ToOrdered(Bijector):
         free = softplus_inverse(x[..., 1:] - x[..., :-1])
         return torch.cat([x[..., :1], free], dim=-1), -sum_event(functional.logsigmoid(free), 1)
 
-    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        if inverse:  # the call and one product of the other direction
-            return super()._carry(value, score, context, generator, inverse)
-        return carry_solved(self._at, value, score)
+    _carry = carry_forward_solved
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
         """x, log_det and v -> J^-T v: the steps' slopes taken out, then the differences that undo running sums."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flowkit.bijectors._scores import Solve, carry_solved, tails
+from flowkit.bijectors._scores import Solve, carry_forward_solved, tails
 from flowkit.core.domain.simplex import Simplex
 from flowkit.core.registry import BIJECTORS
 from flowkit.core.shapes import positive, sum_event
@@ -65,10 +65,7 @@ class ToSimplex(Bijector):
         z = x.log() - after.log() + self._offset(x)
         return z, -self._log_det(z)
 
-    def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        if inverse:  # the call and one product of the other direction
-            return super()._carry(value, score, context, generator, inverse)
-        return carry_solved(self._at, value, score)
+    _carry = carry_forward_solved
 
     def _at(self, z: Tensor) -> tuple[Tensor, Tensor, Solve]:
         """x, log_det and v -> J^-T v.

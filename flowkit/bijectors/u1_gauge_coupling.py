@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flowkit.bijectors._conditioning import check_univariate
+from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.domain.box import Box
 from flowkit.core.errors import ConfigError
@@ -149,7 +150,7 @@ class U1GaugeCoupling(Bijector):
         """
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
-            entered = value if recording and value.requires_grad else value.detach().requires_grad_()
+            entered = entry(value, recording)
             lines, active, params, shift = self._read(entered)
             own = self._mapped_part(score)
             argument = _wrapped(active - shift) if inverse else active
@@ -159,7 +160,7 @@ class U1GaugeCoupling(Bijector):
         cotangents = [own - carried, by_params, -own if inverse else carried]
         (correction,) = torch.autograd.grad([active, params, shift], entered, cotangents, retain_graph=True)
         after = self._place(score - correction, carried)
-        return (out, log_det, after) if recording else (out.detach(), log_det.detach(), after)
+        return left(out, log_det, after, recording)
 
     def _mapped_part(self, value: Tensor) -> Tensor:
         """The mapped lines (*B, G, T) of a field (*B, 2, L, L)."""

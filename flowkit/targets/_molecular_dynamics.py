@@ -64,7 +64,7 @@ class Replica:
         """
         try:
             self.integrator.step(steps)
-        except Exception as error:
+        except require(self.who).OpenMMException as error:
             raise NonFiniteError(f"{self.who}: the trajectory at {self.temperature:g} K blew up ({error}). Use a smaller time_step.") from None
 
     def positions(self) -> Array:

@@ -161,12 +161,13 @@ def make_context(system: str, platform: str, who: str) -> Any:
     integrator = openmm.VerletIntegrator(0.001)
     try:
         return openmm.Context(openmm.XmlSerializer.deserialize(system), integrator, openmm.Platform.getPlatformByName(platform), options)
-    except Exception as error:
+    except openmm.OpenMMException as error:
         raise FlowkitError(f"{who}: OpenMM cannot use its platform {platform!r} here ({error}). Choose another platform.") from None
 
 
 def evaluate(context: Any, x: Array) -> tuple[Array, Array]:
     """Energies and forces of structures one after the other."""
+    refused = require("OpenMM").OpenMMException
     energies, forces = np.full(len(x), np.nan), np.full(x.shape, np.nan)
     for i, positions in enumerate(x):
         if not np.isfinite(positions).all():
@@ -176,6 +177,6 @@ def evaluate(context: Any, x: Array) -> tuple[Array, Array]:
             state = context.getState(getEnergy=True, getForces=True)
             energies[i] = state.getPotentialEnergy()._value
             forces[i] = state.getForces(asNumpy=True)._value
-        except Exception:  # OpenMM's own name for "Particle coordinate is NaN" and the like; the row stays NaN
+        except refused:  # "Particle coordinate is NaN" and the like; the row stays NaN
             continue
     return energies, forces

@@ -30,7 +30,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
                 try:
                     context.setPositions(x[i])
                     state = context.getState(getEnergy=True, getForces=True)
-                except Exception:  # the row stays NaN
+                except openmm.OpenMMException:  # the row stays NaN
                     continue
                 answer[i, 0] = state.getPotentialEnergy()._value
                 answer[i, 1:] = state.getForces(asNumpy=True)._value.reshape(-1)
