@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.errors import ConfigError, DataError, FlowkitError, NotInvertibleError
 from flowkit.core.flow import Flow
+from flowkit.core.progress import progress_bar
 from flowkit.data import Split, read_table
 from flowkit.evaluation import Coverage, Diagnosis, LatentNormality, bits_per_dim, coverage, diagnose, latent_normality
 from flowkit.experiment._energies import weigh, weight_numbers
@@ -262,7 +261,7 @@ def _slow_log_prob(flow: Any, rows: Split, batch_size: int, generator: torch.Gen
     """Log-densities a few rows at a time, with a bar on standard error where somebody looks at it."""
     size = max(1, min(batch_size, NUMBERS_AT_A_TIME // rows.x[0].numel()))
     parts = []
-    with bar("evaluate", len(rows.x), show=len(rows.x) > size and sys.stderr.isatty()) as advance:
+    with progress_bar("evaluate", len(rows.x), show=len(rows.x) > size) as advance:
         for start in range(0, len(rows.x), size):
             context = None if rows.context is None else rows.context[start : start + size]
             parts.append(flow.log_prob(rows.x[start : start + size], context, generator=generator))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.errors import ConfigError
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import check_temperature
 from flowkit.experiment._paths import animation, has_paths, paths_of
 from flowkit.experiment._sample_files import WRITERS, Chunk
@@ -63,7 +63,7 @@ def write_samples(
         write_bytes(path, animation(run, paths_of(run, n, seed=seed, contexts=contexts, temperature=temperature)))
         return Written(path, n)
     size = chunk_size(run)
-    with bar("sample", n, show=progress and n > size) as advance, writer(path, run.units, n) as write:
+    with progress_bar("sample", n, show=progress and n > size) as advance, writer(path, run.units, n) as write:
         for chunk in stream(run, n, seed=seed, contexts=contexts, temperature=temperature):
             write(chunk)
             advance(len(chunk.x))

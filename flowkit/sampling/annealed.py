@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError
 from flowkit.core.evaluating import evaluating
 from flowkit.core.flow import Flow
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import Context, flag, positive, whole_number
 from flowkit.core.target import Target
 from flowkit.numerics import annealing
@@ -92,7 +92,7 @@ def annealed(
     sizes = parts(n, batch_size)
     with evaluating(start, target):
         chosen = path.plan(rule, betas, pilot, share, steps, generator)
-        with bar("annealed", len(sizes) * len(chosen.kernels), show=progress and len(sizes) > 1) as advance:
+        with progress_bar("annealed", len(sizes) * len(chosen.kernels), show=progress and len(sizes) > 1) as advance:
             runs = [
                 annealing.annealed(
                     path.log_start, path.log_end, path.draw(size, generator), betas=chosen.betas, kernel=chosen.kernels, steps=steps,

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ConfigError, NonFiniteError, ShapeError
 from flowkit.core.evaluating import evaluating
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import check_event, flag, positive, whole_number
 from flowkit.numerics.chains import effective_sample_size, r_hat
 from flowkit.numerics.estimate import Estimate
@@ -102,7 +102,7 @@ def run_chains(
     flag(progress, who, "progress")
     log_density = log_density_of(target, None, who)
     kept, moved = [], []
-    with evaluating(target), bar(who, warmup + steps * thin, show=progress) as advance:
+    with evaluating(target), progress_bar(who, warmup + steps * thin, show=progress) as advance:
         _check_start(log_density(start), who)
         x, kernel = _warm(log_density, start.clone() if start.is_inference() else start.detach(), kernel, warmup, generator, advance)
         for step in range(steps * thin):

@@ -7,10 +7,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.distribution import Distribution
 from flowkit.core.errors import ShapeError
 from flowkit.core.evaluating import evaluating
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import Context, check_event, flag, positive
 from flowkit.core.target import Target
 from flowkit.numerics.estimate import Estimate, mean_of
@@ -70,7 +70,7 @@ def importance(
     log_density = log_density_of(target, context, "importance")
     sizes = parts(n, batch_size)
     drawn: list[tuple[Tensor, Tensor]] = []
-    with evaluating(flow, target), bar("importance", n, show=progress and len(sizes) > 1) as advance:
+    with evaluating(flow, target), progress_bar("importance", n, show=progress and len(sizes) > 1) as advance:
         for size in sizes:
             x, log_prob = draw_with_log_prob(flow, size, context, generator)
             drawn.append((x, (log_density(x) - log_prob).double()))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from flowkit.core.bar import bar
 from flowkit.core.distribution import Distribution
 from flowkit.core.evaluating import evaluating
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import Context, flag, mask_event, positive
 from flowkit.core.target import Target
 from flowkit.sampling._inputs import check_pair, check_single, draw_with_log_prob, log_density_of, parts
@@ -59,7 +59,7 @@ def independence(
     log_density = log_density_of(target, context, "independence")
     sizes = parts((steps + 1) * chains, batch_size)
     drawn = []
-    with evaluating(flow, target), bar("independence", (steps + 1) * chains, show=progress and len(sizes) > 1) as advance:
+    with evaluating(flow, target), progress_bar("independence", (steps + 1) * chains, show=progress and len(sizes) > 1) as advance:
         for size in sizes:
             y, log_prob = draw_with_log_prob(flow, size, context, generator)
             drawn.append((y, (log_density(y) - log_prob).double()))

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.distribution import Distribution
 from flowkit.core.evaluating import evaluating
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import Context, flag, positive
 from flowkit.core.target import Target
 from flowkit.numerics.annealing import Bridge, move
@@ -127,7 +127,7 @@ def _run(path: Path, chosen: Plan, n: int, steps: int, threshold: float, progres
     bridge, x = Bridge(path.log_start, path.log_end), path.draw(n, generator)
     log_weights = check_log_weights(bridge.change(x)(*chosen.betas[:2]), "smc")
     ancestors, acceptance, resampled, sizes = torch.arange(n, device=x.device), list[Tensor](), list[float](), [ess(log_weights) / n]
-    with bar("smc", len(chosen.kernels), show=progress and len(chosen.kernels) > 1) as advance:
+    with progress_bar("smc", len(chosen.kernels), show=progress and len(chosen.kernels) > 1) as advance:
         for (b, later), kernel in zip(pairwise(chosen.betas[1:]), chosen.kernels, strict=True):
             if float(sizes[-1]) < threshold:
                 at = resample(log_weights, n, "multinomial", generator)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.errors import ConfigError
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import check_event, positive, positive_number, whole_number
 from flowkit.core.target import Target
 from flowkit.core.traits import Traits
@@ -188,7 +188,7 @@ class MolecularTarget(Target):
         ladder = [self.temperature, *(positive_number(value, who, "temperatures") for value in temperatures)]
         first = (self._start() if start is None else start).detach().to("cpu", torch.float64)
         check_event(first, self.event_shape, who)
-        with bar("simulate", plan.warm_up + steps, show=progress) as advance:
+        with progress_bar("simulate", plan.warm_up + steps, show=progress) as advance:
             found = trajectory(self.molecule.system, self.platform, ladder, first.numpy(), plan, advance, who)
         return torch.from_numpy(found)
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit.core.bar import bar
 from flowkit.core.errors import ConfigError, ShapeError
+from flowkit.core.progress import progress_bar
 from flowkit.core.shapes import check_event, positive, positive_number, whole_number
 from flowkit.sampling import mbar
 from flowkit.targets._geometry import dihedral
@@ -102,7 +102,7 @@ def umbrella(
     centres = here + 2 * math.pi * torch.arange(count, dtype=torch.float64) / count
     replica = _biased(target, atoms, here, plan, first.numpy(), who)
     kept = []
-    with bar("umbrella", count, show=progress) as advance:
+    with progress_bar("umbrella", count, show=progress) as advance:
         for centre in centres.tolist():
             replica.context.setParameter("centre", centre)
             for strength in (STRONG, 1.0):

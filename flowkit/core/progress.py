@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextmanager
-def bar(word: str, total: int, *, show: bool) -> Iterator[Any]:
+def progress_bar(word: str, total: int, *, show: bool) -> Iterator[Any]:
     """A bar on standard error if ``show`` and that is a terminal; yields a call that takes how many more are done."""
     if not (show and sys.stderr.isatty()):  # a log file or a pipe is left alone
         yield lambda count: None
