@@ -61,10 +61,19 @@ template <class T> inline Vec<T> square_root(Vec<T> z) {
     return out;
 }
 
+// How many bins a spline has, its ends, and how many numbers an element; and the usual ones, known to the compiler, which unrolls the
+// loops over them.
+struct AnyLayout {
+    int bins, ends, count;
+};
+struct UsualLayout {
+    static constexpr int bins = 8, ends = LINEAR, count = 23;
+};
+
 // The interval and the ends of a spline, and what depends on nothing else.
-template <class T> struct Interval {
+template <class T, class Layout = AnyLayout> struct Interval : Layout {
     typedef Vec<T> V;
-    int bins, ends;
+    using Layout::bins, Layout::ends;
     bool inverse;
     T low, high;
 
@@ -73,12 +82,12 @@ template <class T> struct Interval {
     T stretch() const { return length() * (T(1) - T(FLOOR) * T(bins)); }              // what a share of 1 adds to it
 
     // What is given beyond the ends: the identity if they are linear.
-    INLINE void store_ends(V given, V made, V steep, T* out, T* slope) const {
+    INLINE void put_ends(V given, V made, V steep, V& out, V& slope) const {
         const V held = within<T>(made, low, high), signed_steep = inverse ? -steep : steep;
         const auto inside = (given >= low) & (given <= high);
         const bool tails = ends == LINEAR;
-        store<T>(out, !tails ? held : inside ? held : given);
-        store<T>(slope, !tails ? signed_steep : inside ? signed_steep : V{});
+        out = !tails ? held : inside ? held : given;
+        slope = !tails ? signed_steep : inside ? signed_steep : V{};
     }
 
     // The cotangent of the value, from that of the output and what the bin passes on; that of a closed end's outside is 0.
