@@ -31,7 +31,7 @@ struct AdaptiveWorker : Worker {
         for (;;) {
             while (active < TILE && (waiting.next < waiting.count || begin_more())) admit(active++);
             if (!active) return;
-            attempt(registers(active));
+            attempt(registers<float>(active));
             settle();
         }
     }
@@ -54,7 +54,7 @@ struct AdaptiveWorker : Worker {
     // The next group of the queue: first evaluation and first step size of each sample.
     bool begin_more() {
         waiting.first = queue.take(waiting.count), waiting.next = 0;
-        const int count = waiting.count, vectors = registers(count);
+        const int count = waiting.count, vectors = registers<float>(count);
         if (!count) return false;
         const float span = float(p.t1 - p.t0), sign = span < 0 ? -1.0f : 1.0f;
         for (int lane = 0; lane < count; lane++) {

@@ -47,9 +47,9 @@ struct AdjointWorker {
         for (;;) {
             while (active < TILE && next < order.size()) admit(active, order[next++]);
             if (!active) return;
-            for (int lane = active; lane < registers(active) * L; lane++) clear(lane);
+            for (int lane = active; lane < registers<float>(active) * L; lane++) clear(lane);
             for (int lane = 0; lane < active; lane++) read(lane);
-            step_back(registers(active));
+            step_back(registers<float>(active));
             for (int lane = active - 1; lane >= 0; lane--)
                 if (!left[lane]) leave(lane);
         }

@@ -51,7 +51,6 @@ struct Solution {
     Records records;
 };
 
-inline int registers(int lanes) { return (lanes + L - 1) / L; }
 
 // out = y + h sum_j row_j k_j for the first `count` stages; all (d, TILE).
 inline void combine(int64_t d, const float* y, const float* k, const float* row, int count, const float* h, int vectors, float* out) {
@@ -137,7 +136,7 @@ struct FixedWorker : Worker {
     }
 
     void tile(int64_t first, int count) {
-        const int vectors = registers(count);
+        const int vectors = registers<float>(count);
         const double size = (p.t1 - p.t0) / double(p.steps);
         for (int lane = 0; lane < TILE; lane++) {
             h[lane] = float(size), log_det[lane] = 0;
