@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._conditioning import check_conditioner, check_univariate, grouped, start_at, traits_over, univariate_domain
+from flowkit.bijectors._fused_layer import Places, fused_layer
 from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.checks import checks_finite
@@ -82,6 +83,7 @@ class Autoregressive(Bijector):
         allowed = _allowed(features, passes, adjacency, order)
         self._levels = _levels(allowed)
         self._by_level = nn.ModuleList(univariate.select(index) for index in self._levels)
+        self._places = Places(tuple(range(features)), tuple(range(features)))
         self.conditioner = conditioner
         self.net = _network(self, allowed)
         net: Any = self.net if conditioner is None else conditioner
@@ -96,11 +98,17 @@ class Autoregressive(Bijector):
         # a step of the score's solution costs a product with the net's Jacobian: as much as all of the inverse, which goes unit by unit
         self.traits = traits_over(univariate, jacobian, activation, sequential=True).but(score="solve" if len(self._levels) <= SOLVED_LEVELS else "two_pass")
 
+    @property
+    def _network(self) -> Any:
+        return self.net if self.conditioner is None else self.conditioner
+
     def _params(self, value: Tensor, context: Any) -> Tensor:
-        net: Any = self.net if self.conditioner is None else self.conditioner
-        return grouped(net(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
+        return grouped(self._network(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        whole = fused_layer(self._univariate, self._network, z, context, self._places, inverse=False)
+        if whole is not None:
+            return whole
         return self._univariate.transform_event(z, self._params(z, context), 1)
 
     def masked_normal(self, value: Tensor, context: Any = None, *, inverse: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
@@ -108,6 +116,9 @@ class Autoregressive(Bijector):
             return super().masked_normal(value, context, inverse=inverse, generator=generator)
         value, context = self._prepare(value, context, inverse)
         inside, z = separated(self._domain, value)
+        whole = fused_layer(self._univariate, self._network, z, context, self._places, inverse=False, base="normal")
+        if whole is not None:
+            return whole[1], inside
         return self._univariate.transform_event(z, self._params(z, context), 1, "normal")[1], inside
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._conditioning import carry_through, check_conditioner, check_univariate, conditioner, grouped, traits_over, univariate_domain
+from flowkit.bijectors._fused_layer import Places, fused_layer
 from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
@@ -60,7 +61,7 @@ class Coupling(Bijector):
         self.in_shape = self.out_shape = (self.features,)
         self.context_shape = (context_features,) if context_features else None
         mapped, rest = _split(mask, self.features)
-        self._slice = _as_slice(mapped)
+        self._slice, self._places = _as_slice(mapped), Places(tuple(rest), tuple(mapped))
         self.univariate = check_univariate(univariate, self.who)
         self._univariate = univariate.select(mapped)
         self.conditioner = conditioner
@@ -71,9 +72,12 @@ class Coupling(Bijector):
         self.register_buffer("conditioning", torch.tensor(rest, dtype=torch.int64), persistent=False)
         self.traits = traits_over(univariate, "dense" if rest else "diagonal", activation)
 
+    @property
+    def _network(self) -> Any:
+        return self._net if self.conditioner is None else self.conditioner
+
     def _params(self, value: Tensor, context: Any) -> Tensor:
-        net: Any = self._net if self.conditioner is None else self.conditioner
-        params = net(value.index_select(-1, self.conditioning), context)
+        params = self._network(value.index_select(-1, self.conditioning), context)
         return grouped(params, len(self.mapped), self._univariate.parameter_count, value, "Coupling")
 
     def _put(self, value: Tensor, mapped: Tensor) -> Tensor:
@@ -82,10 +86,16 @@ class Coupling(Bijector):
         return torch.slice_scatter(value, mapped, value.dim() - 1, *self._slice)  # copies once; index_copy writes entry by entry
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        whole = fused_layer(self._univariate, self._network, z, context, self._places, inverse=False)
+        if whole is not None:
+            return whole
         mapped, log_det = self._univariate.transform_event(z.index_select(-1, self.mapped), self._params(z, context), 1)
         return self._put(z, mapped), log_det
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        whole = fused_layer(self._univariate, self._network, x, context, self._places, inverse=True)
+        if whole is not None:
+            return whole
         mapped, log_det = self._univariate.untransform_event(x.index_select(-1, self.mapped), self._params(x, context), 1)
         return self._put(x, mapped), log_det
 

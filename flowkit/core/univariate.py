@@ -32,6 +32,13 @@ class Univariate(nn.Module):
     high: float = float("inf")
     traits: Traits = Traits(jacobian="diagonal")
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        formulas = ("transform", "untransform", "transform_event", "untransform_event")
+        formula = next((i for i, base in enumerate(cls.__mro__) if any(name in vars(base) for name in formulas)))
+        if not any("as_op" in vars(base) for base in cls.__mro__[: formula + 1]):  # what it inherits stands for another formula
+            cls.as_op = Univariate.as_op  # type: ignore[method-assign]
+
     def transform(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Map values elementwise.
 
@@ -60,6 +67,13 @@ class Univariate(nn.Module):
     def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
         """The inverse of ``transform_event``: z (*B, *event) and log_det (*B)."""
         return tally(*self.untransform(x, params), event_dims, base)
+
+    def as_op(self, *, inverse: bool) -> tuple[Any, tuple[Any, ...]] | None:
+        """The one op of ``flowkit.kernels`` that ``transform_event`` calls (``untransform_event`` with ``inverse``), with its constants.
+
+        None for a map that is made of more than that. Layers over it may run a kernel that has the map inside.
+        """
+        return None
 
     def carry_score(self, value: Tensor, params: Tensor, score: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``transform`` (``untransform`` with ``inverse``), and a score carried along: s' = (s - d log|x'| / dz) / x'.

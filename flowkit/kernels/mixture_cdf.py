@@ -120,4 +120,5 @@ logistic_mixture_cdf, inverse_logistic_mixture_cdf = scalar_ops(
     count=_count,
     limits=_limits,
     examples=_examples,
+    iterative=True,
 )

@@ -37,6 +37,11 @@ def use(choice: Choice) -> Iterator[None]:
         _CHOICE[0] = before
 
 
+def chosen() -> Choice | None:
+    """What ``use`` forces, or None."""
+    return _CHOICE[0]
+
+
 @dataclass(frozen=True)
 class Fused:
     """A fused implementation.
@@ -69,6 +74,8 @@ class Op:
         examples: (rows=6) -> labelled float64 arguments with which ``flowkit.testing.check_op`` judges the op: tensors first, their
             first axis of that many rows, which do not depend on each other.
     """
+
+    is_operator = True  # of torch too, as flowkit::name: what compiles or transforms sees it whole
 
     def __init__(
         self,

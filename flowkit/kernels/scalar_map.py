@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from flowkit.core.tally import BASES, tally
+from flowkit.kernels.conditioned import ConditionedOp
+from flowkit.kernels.cpu.scalar_map import CpuScalarMap
 from flowkit.kernels.op import Fused, Op
 from flowkit.kernels.operators import Pair, operators
 
@@ -30,6 +32,16 @@ class Kernels(Protocol):
         """How the dispatch sees the operator ``call`` that these kernels serve."""
 
 
+class ScalarOp(Op):
+    """The op of a scalar map.
+
+    Attributes:
+        conditioned: the op of a whole layer over the map, if there is one.
+    """
+
+    conditioned: ConditionedOp | None = None
+
+
 def scalar_ops(
     name: str,
     schema: str,
@@ -40,7 +52,8 @@ def scalar_ops(
     count: Callable[..., int],
     limits: Callable[..., str | None] = lambda *constants: None,
     examples: Callable[..., Iterator[tuple[str, tuple[Any, ...]]]],
-) -> tuple[Op, Op]:
+    iterative: bool = False,
+) -> tuple[ScalarOp, ScalarOp]:
     """The ops ``name`` and ``inverse_name``.
 
     Args:
@@ -51,6 +64,7 @@ def scalar_ops(
         count: (*constants) -> how many parameters an element has.
         limits: (*constants) -> why no kernel can take them, or None.
         examples: (rows) -> labelled (value, params, *constants), without ``event_dims`` and ``base``; one axis after the rows at least.
+        iterative: whether the inverse has no closed form; then whoever calls it has to look for roots that were not found.
     """
 
     def supports(value: Tensor, params: Tensor, *constants: Any) -> str | None:
@@ -76,7 +90,10 @@ def scalar_ops(
         backward = {device: partial(kernels.backward, bool(inverse)) for device, kernels in served.items()}
         call = operators(full, schema + "int event_dims, str base", reference, forward, backward)
         fused_gpu, fused_cpu = (kernels.fused(call) if kernels else None for kernels in (gpu, cpu))
-        made.append(Op(full, reference, fused_gpu, fused_cpu, supports, judged))
+        op = ScalarOp(full, reference, fused_gpu, fused_cpu, supports, judged)
+        if isinstance(cpu, CpuScalarMap) and not (inverse and iterative):
+            op.conditioned = ConditionedOp(op, cpu, bool(inverse), count, limits, examples)
+        made.append(op)
     return made[0], made[1]
 
 

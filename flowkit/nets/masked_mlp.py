@@ -12,8 +12,9 @@ from torch.nn import functional
 from flowkit.core.errors import ShapeError
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive, positive_sizes, whole_number
+from flowkit.nets._dense import DenseLayers, is_plain, read_layers
 from flowkit.nets._masked_linear import MaskedLinear
-from flowkit.nets._parts import activation_module
+from flowkit.nets._parts import ACTIVATIONS, activation_module
 from flowkit.nets._steps import Layer, Levels, Run, Steps, can_be_stepped, name_of
 
 
@@ -94,6 +95,21 @@ class MaskedMLP(nn.Module):
         if self.skip is not None:
             h = h + self.skip(functional.pad(x, (0, self.context_features)) if context is None else torch.cat([x, context.to(x.dtype)], dim=-1))
         return h
+
+    def dense_layers(self, context: Tensor | None = None) -> DenseLayers | None:
+        """The weights, for inputs with the context after x; None where the net must be called: a layer was replaced, or has a hook."""
+        if type(self).forward is not MaskedMLP.forward or self.skip is not None or not is_plain(self, self.layers):
+            return None
+        between = [part for layer in self.layers for part in (layer, self.act)][:-1]
+        tensors = read_layers(between, MaskedLinear, ACTIVATIONS[self.activation])
+        if tensors is None or (self.context_layer is not None and (type(self.context_layer) is not nn.Linear or not is_plain(self.context_layer))):
+            return None
+        weights = list(tensors)
+        for place, layer in enumerate(self.layers):
+            weights[2 * place] = layer.mask * weights[2 * place]  # type: ignore[operator]
+        if self.context_layer is not None and context is not None:
+            weights[0] = torch.cat([weights[0], self.context_layer.weight], dim=1)
+        return DenseLayers(tuple(weights), self.activation)
 
     def arrange_steps(self, levels: Levels) -> str:
         """Prepare for inputs that become known in these levels, outputs wanted at the level of their input. Returns the key for ``start_steps``."""

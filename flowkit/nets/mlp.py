@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from flowkit.core.registry import NETS
 from flowkit.core.shapes import positive, positive_sizes, whole_number
-from flowkit.nets._parts import activation_module, join
+from flowkit.nets._dense import DenseLayers, is_plain, read_layers
+from flowkit.nets._parts import ACTIVATIONS, activation_module, join
 
 
 @NETS.register("mlp")
@@ -41,6 +42,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.last(self.layers(join(x, context)))
+
+    def dense_layers(self, context: Tensor | None = None) -> DenseLayers | None:
+        """The weights, for inputs with the context after x; None where the net must be called: a layer was replaced, or has a hook."""
+        parts = self._modules
+        if type(self).forward is not MLP.forward or not is_plain(self, parts["layers"]):  # type: ignore[arg-type]
+            return None
+        tensors = read_layers((*parts["layers"]._modules.values(), parts["last"]), nn.Linear, ACTIVATIONS[self.activation])  # type: ignore
+        return None if tensors is None else DenseLayers(tensors, self.activation)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MLP]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -81,9 +81,19 @@ def worst(found: Tensor, true: Tensor) -> float:
     return float((found.double() - true.double()).abs().max() / true.double().abs().max().clamp(min=1e-300)) if true.numel() else 0.0
 
 
-def draws(found: Tensor) -> Sequence[Tensor]:
-    """The rows in equal parts; a tensor that has no rows as it is."""
-    return found.chunk(DRAWS) if found.dim() and len(found) == DRAWS * 200 else (found,)
+def in_draws(args: tuple[Any, ...], alike: list[bool]) -> Iterator[tuple[Any, ...]]:
+    """A call in float32 as many calls of equally many rows."""
+    tensors, constants = parts(cast(args, torch.float32))
+    for number in range(DRAWS):
+        yield (*(tensor if same_for_all else tensor.chunk(DRAWS)[number] for tensor, same_for_all in zip(tensors, alike, strict=True)), *constants)
+
+
+def errors_of_draw(op: Op, args: tuple[Any, ...]) -> list[tuple[float, float]]:
+    """For each output and gradient the largest error of the kernel and of the reference."""
+    true = results(op.reference, cast(args, torch.float64))
+    with use("fused"):
+        fused = results(op, args)
+    return [(worst(mine, right), worst(plain, right)) for mine, plain, right in zip(fused, results(op.reference, args), true, strict=True)]
 
 
 def same(who: str, found: Any, wanted: Any, tolerance: float = 0.0) -> None:
@@ -106,7 +116,7 @@ def _values(op: Op, case: Case) -> None:
             wanted, outputs = results(op.reference, args), len(found) - len(parts(args)[0])
             same(f"{label}, {rows} rows", found[:outputs], wanted[:outputs], EXACT)
             same(f"{label}, {rows} rows, gradients", found[outputs:], wanted[outputs:], EXACT_GRADIENT)
-    for label, args in examples(op):
+    for label, args in examples(op) if op.is_operator else ():
         (tensors, constants), alike = parts(args), shared(op)[label]
         number = (0,) * (tensors[0].dim() if any(alike) else 2)
         single = (*(tensor[..., :1] if same_for_all else tensor[number] for tensor, same_for_all in zip(tensors, alike, strict=True)), *constants)
@@ -120,12 +130,9 @@ def _float32_error(op: Op, case: Case) -> None:
     Of the largest errors in each of many draws the median counts: near a steep end single ones are as large as chance has it.
     """
     for label, args in examples(op, DRAWS * 200):
-        single = cast(args, torch.float32)
-        true = results(op.reference, cast(single, torch.float64))
-        with use("fused"):
-            fused = results(op, single)
-        for place, (mine, plain, right) in enumerate(zip(fused, results(op.reference, single), true, strict=True)):
-            error, own = (statistics.median(map(worst, draws(found), draws(right))) for found in (mine, plain))
+        errors = [errors_of_draw(op, part) for part in in_draws(args, shared(op)[label])]
+        for place, pairs in enumerate(zip(*errors, strict=True)):
+            error, own = (statistics.median(column) for column in zip(*pairs, strict=True))
             expect(error <= OWN_ERROR * max(own, FLOOR), f"{label}, tensor {place}: error {error:.1e} where the reference has {own:.1e}")
 
 
@@ -135,7 +142,7 @@ def _layouts(op: Op, case: Case) -> None:
     for label, args in examples(op, 63):
         tensors, constants = parts(args)
         spread = [torch.stack([tensor, tensor.flip(0)], dim=1)[:, 0] for tensor in tensors]
-        turned = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in tensors]
+        turned = [tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in tensors]
         with use("fused"):
             plain = results(op, args)
             poison = [torch.full_like(tensor, float("nan")) for tensor in (*tensors, *tensors)]
@@ -258,7 +265,7 @@ def _transformed(function: Callable[..., Any], tensors: list[Tensor], directions
     yield "batched gradients", torch.autograd.grad(out, [tensor for tensor in inputs if tensor.numel()], seeds, is_grads_batched=True)
 
 
-@register(OP, applies=fused_here)
+@register(OP, applies=lambda op: fused_here(op) and op.is_operator)
 def _operator(op: Op, case: Case) -> None:
     """``torch.library.opcheck`` of the fused operator."""
     assert op.fused_cpu is not None

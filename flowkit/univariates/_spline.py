@@ -193,6 +193,9 @@ class SplineOfOps(SplineUnivariate):
     def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
         return self._call(1, x, params, event_dims, base)
 
+    def as_op(self, *, inverse: bool) -> tuple[Op, tuple[Any, ...]] | None:
+        return None if self.kind == "mixed" else (self.ops[inverse], (self.bins, self.left, self.right, self.kind))
+
     def _call(self, direction: int, value: Tensor, params: Tensor, event_dims: int, base: str) -> tuple[Tensor, Tensor]:
         self._check(params)
         op = self.ops[direction]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from flowkit.core.traits import Traits
 from flowkit.core.univariate import Univariate
 from flowkit.kernels.affine import affine, inverse_affine
 from flowkit.kernels.bounded_affine import bounded_affine, inverse_bounded_affine
+from flowkit.kernels.op import Op
 from flowkit.univariates._scale_maps import OFFSETS, SCALE_MAPS, start_raw
 
 Scale = Literal["tanh", "exp", "softplus", "sigmoid", "sigmoid_inverse"]
@@ -69,20 +70,25 @@ class Affine(Univariate):
         return self.untransform_event(x, params, 0)
 
     def transform_event(self, z: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
-        if self.scale == "tanh":
-            return bounded_affine(z, params, self.bound, event_dims, base)
-        if self.scale == "exp":
-            return affine(z, params, event_dims, base)
+        found = self.as_op(inverse=False)
+        if found is not None:
+            return found[0](z, params, *found[1], event_dims, base)  # type: ignore[no-any-return]
         shift, log_scale = self._split(params)
         return tally(z * torch.exp(log_scale) + shift, log_scale, event_dims, base)
 
     def untransform_event(self, x: Tensor, params: Tensor, event_dims: int, base: str = "none") -> tuple[Tensor, Tensor]:
-        if self.scale == "tanh":
-            return inverse_bounded_affine(x, params, self.bound, event_dims, base)
-        if self.scale == "exp":
-            return inverse_affine(x, params, event_dims, base)
+        found = self.as_op(inverse=True)
+        if found is not None:
+            return found[0](x, params, *found[1], event_dims, base)  # type: ignore[no-any-return]
         shift, log_scale = self._split(params)
         return tally((x - shift) * torch.exp(-log_scale), -log_scale, event_dims, base)
+
+    def as_op(self, *, inverse: bool) -> tuple[Op, tuple[Any, ...]] | None:
+        if self.scale == "tanh":
+            return inverse_bounded_affine if inverse else bounded_affine, (self.bound,)
+        if self.scale == "exp":
+            return inverse_affine if inverse else affine, ()
+        return None
 
     def carry_score(self, value: Tensor, params: Tensor, score: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if self.scale not in ("tanh", "exp"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowkit.core.registry import UNIVARIATES
 from flowkit.kernels.mixture_cdf import inverse_logistic_mixture_cdf, logistic_mixture_cdf
+from flowkit.kernels.op import Op
 from flowkit.univariates._iterative import IterativeUnivariate
 from flowkit.univariates._mixtures import component_count, spread
 
@@ -48,6 +50,9 @@ class LogisticMixtureCDF(IterativeUnivariate):
         z, log_det = inverse_logistic_mixture_cdf(x, self._checked(params), self.components, event_dims, base)
         self._judge(torch.isfinite(z) | ~torch.isfinite(x), params)
         return z, log_det
+
+    def as_op(self, *, inverse: bool) -> tuple[Op, tuple[Any, ...]] | None:
+        return None if inverse else (logistic_mixture_cdf, (self.components,))  # roots are judged here
 
     def initial_parameters(self) -> Tensor:
         means = START * spread(self.components)
