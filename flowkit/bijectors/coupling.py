@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._conditioning import carry_through, check_conditioner, check_univariate, conditioner, grouped, traits_over, univariate_domain
-from flowkit.bijectors._fused_layer import Places, fused_layer
+from flowkit.bijectors._fused_layer import Places, fused_carry, fused_layer
 from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.errors import ConfigError, ShapeError
@@ -100,6 +100,9 @@ class Coupling(Bijector):
         return self._put(x, mapped), log_det
 
     def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        whole = fused_carry(self._univariate, self._network, value, context, self._places, score, inverse=inverse)
+        if whole is not None:
+            return whole
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
             entered = entry(value, recording)

@@ -62,6 +62,34 @@ class ConditionedOp(Op):
         plan = self._plan(tensors, constants) if chosen() != "reference" else "the reference is wanted"
         return None if isinstance(plan, str) else self._run(plan, tensors, constants)
 
+    def carry(self, tensors: tuple[Tensor, ...], constants: tuple[Any, ...], score: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """``attempt``, and a score carried along: s' = J^-T (s - grad log_det), (*B, D), without a graph. None of what is given is mapped.
+
+        1. Mapped coordinates: s' = (s - bend) / slope, bend = dl/dz; two products with the map alone.
+        2. The given ones: s' = s - d/dc (s' . u(z; h(c)) + sum l(z; h(c))), one product with the network's Jacobian.
+        """
+        plan = self._plan(tensors, constants) if chosen() != "reference" else "the reference is wanted"
+        value = tensors[0]
+        if isinstance(plan, str) or score.shape != value.shape or score.dtype != value.dtype or not set(constants[0]).isdisjoint(constants[1]):
+            return None
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            out, log_det = FlowkitLayer.apply(self, plan, constants, *tensors)
+            made, states, *held = out.grad_fn.saved_tensors
+        else:
+            held = [tensor.contiguous() for tensor in tensors]
+            out, log_det, states = self._kernel.forward(plan, held, keep=True)
+            made = out
+        with torch.no_grad():
+            here, zero, one = torch.zeros_like(held[0]), torch.zeros_like(held[0]), torch.ones_like(log_det)
+            here[..., list(constants[1])] = 1.0
+            slope = self._kernel.through_map(plan, (here, torch.zeros_like(one)), made, states, held)
+            bend = self._kernel.through_map(plan, (zero, one), made, states, held)
+            mapped = here > 0
+            carried = torch.where(mapped, (score - bend) / slope, zero)
+            passed = self._kernel.backward(plan, (carried, one), made, states, held, inputs=True, weights=False)[0]
+            assert passed is not None
+            return out, log_det, torch.where(mapped, carried, score - passed)
+
     def reason(self, *args: Any) -> str | None:
         plan = self._plan(*_split(args))
         return plan if isinstance(plan, str) else None

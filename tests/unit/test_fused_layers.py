@@ -82,6 +82,24 @@ def test_same_as_its_parts(layer: Bijector, rows: int) -> None:
             assert all(torch.equal(mine, other) for mine, other in zip(unrecorded, found[:2], strict=True))
 
 
+@pytest.mark.parametrize("call", ["push_score", "pull_score"])
+@pytest.mark.parametrize("layer", CASES[:5])
+def test_scores_as_in_parts(layer: Bijector, call: str) -> None:
+    layer = _stirred(layer)
+    value, context = _inputs(layer)
+    score, found = torch.cos(3 * value), []
+    for choice in ("fused", "reference"):
+        with use(choice):  # type: ignore[arg-type]
+            given = value.clone().requires_grad_()
+            out, log_det, carried = getattr(layer, call)(given, score, context)
+            grads = torch.autograd.grad((out, log_det), [given, *layer.parameters()], (out.detach().cos(), log_det.detach().sin()))
+            found.append([out.detach(), log_det.detach(), carried, *grads])
+            assert _is_whole(out) == (choice == "fused")
+            with torch.no_grad():
+                assert torch.allclose(getattr(layer, call)(value, score, context)[2], carried, rtol=1e-12)
+    assert all(worst(mine, other) <= 1e-11 for mine, other in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("layer", CASES)
 def test_batches_of_any_shape_and_stride(layer: Bijector) -> None:
     layer = _stirred(layer)

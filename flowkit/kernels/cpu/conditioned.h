@@ -145,6 +145,7 @@ inline void backward_tile(const Layer<T>& layer, const Map& map, const LayerGrad
         }
         put_lanes<T>(made, lanes, of_value + layer.mapped[m], D);
     }
+    if (!sums && !grad.inputs) return;
     const T* of_input = pull<T>(layer.net, some, states, lanes, sums, fresh, grad.inputs);
     if (!grad.inputs) return;
     for (int64_t c = 0; c < layer.given_count; c++, of_input += TILE)

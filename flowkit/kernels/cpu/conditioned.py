@@ -86,6 +86,17 @@ class CpuConditioned:
             grads: cotangents of out and log_det; all tensors are contiguous.
             inputs, weights: whether the cotangents of value and context, and of the weights, are wanted.
         """
+        of_value, of_context, of_weights = self._pull(plan, grads, out, states, tensors, inputs, weights)
+        none: list[Tensor | None] = [None] * len(tensors)
+        return (*((of_value, of_context) if inputs else none[:2]), *(of_weights or none[2:]))
+
+    def through_map(self, plan: Plan, grads: Sequence[Tensor], out: Tensor, states: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """The cotangent of value as if the map's parameters were constants."""
+        return self._pull(plan, grads, out, states, tensors, False, False)[0]
+
+    def _pull(
+        self, plan: Plan, grads: Sequence[Tensor], out: Tensor, states: Tensor, tensors: Sequence[Tensor], inputs: bool, weights: bool
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         value, context, *numbers = tensors
         rows = grads[1].numel()
         of_value, of_context = torch.empty_like(value), torch.empty_like(context)
@@ -94,8 +105,7 @@ class CpuConditioned:
             given: tuple[Any, ...] = (*grads, value, context, _Addresses(numbers), plan.numbers, out, states, of_value, of_context, _Addresses(of_weights))
             work = 2 * rows * plan.operations // _OPERATIONS
             library.call(f"conditioned_{self.map.symbol}_backward", given, (rows, int(inputs)), work, *plan.constants)
-        none: list[Tensor | None] = [None] * len(tensors)
-        return (*((of_value, of_context) if inputs else none[:2]), *(of_weights or none[2:]))
+        return of_value, of_context, of_weights
 
 
 class _Addresses:
