@@ -2,16 +2,18 @@
 
 Cold: a fresh process with an empty cache of the compiler makes one training step, one ``log_prob`` without gradients and one
 ``sample``; what the same three take afterwards is subtracted
-to give the time of compiling, on the clock and of the processors. The C++ kernels of flowkit itself are built beforehand. flowjax's
-``jit`` does the same three beside it. Writes benchmarks/results/compile_time.md.
+to give the time of compiling, on the clock and of the processors. Then a smaller batch, such as the last of an epoch, goes through all
+three, and programs compiled for it are counted. The C++ kernels of flowkit itself are built beforehand. flowjax's ``jit`` does the same
+three beside it. All take turns, as often as fit in ``--budget`` seconds, once at least. Writes benchmarks/results/compile_time.md.
 
-Run: python benchmarks/compile_time.py [--depths 8 64] [--backends default inductor] [--recipes neural_spline_flow sos_flow]
-     [--repeats 3] [--rounds 15] [--threads 2] [--device cpu]
+Run: python benchmarks/compile_time.py [--depths 8 64] [--runs neural_spline_flow:default sos_flow:default]
+     [--budget 60] [--repeats 3] [--rounds 9] [--threads 2] [--device cpu]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -26,6 +28,8 @@ from typing import Any
 from _report import heading, write
 
 FEATURES, HIDDEN, ROWS, BINS = 16, (128, 128), 1024, 8
+REST = 341  # rows of the last batch of an epoch
+AGAIN = 3  # warm calls whose median is what a call takes
 CALLS = ("step", "log_prob", "sample")
 INVERTED = ("neural_spline_flow", "real_nvp", "nice")  # recipes whose draws take one pass; of others two calls are timed
 
@@ -51,7 +55,7 @@ def torch_calls(flow: Any, recipe: str, x: Any) -> dict[str, Callable[[], Any]]:
         with torch.no_grad():
             return flow.log_prob(x)
 
-    found = {"step": step, "log_prob": log_prob, "sample": lambda: flow.sample((ROWS,))}
+    found = {"step": step, "log_prob": log_prob, "sample": lambda: flow.sample((len(x),))}
     return {name: waited(found[name]) for name in CALLS if name != "sample" or recipe in INVERTED}
 
 
@@ -100,12 +104,18 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def programs() -> int:
+    """Compiled by torch in this process so far."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
+
+
 def cold(job: dict[str, Any]) -> dict[str, float]:
     """In a process of its own: seconds of the first round of calls, and what of them the calls themselves take."""
     if job["backend"] == "flowjax":
         import jax  # noqa: F401, of both libraries the import is left out
 
-        calls = flowjax_calls(job["layers"])
+        calls, rest = flowjax_calls(job["layers"]), {}
         start, worked = time.perf_counter(), processor()
     else:
         import torch
@@ -116,15 +126,19 @@ def cold(job: dict[str, Any]) -> dict[str, float]:
         flow, x = made(job["recipe"], job["layers"], job["device"])
         start, worked = time.perf_counter(), processor()
         flow = fk.compile(flow, backend=None if job["backend"] == "default" else job["backend"])
-        calls = torch_calls(flow, job["recipe"], x)
+        calls, rest = torch_calls(flow, job["recipe"], x), torch_calls(flow, job["recipe"], x[:REST])
     for call in calls.values():
         call()
     first, work = time.perf_counter() - start, processor() - worked
-    again = sum(statistics.median(seconds(call) for _ in range(5)) for call in calls.values())
+    again = sum(statistics.median(seconds(call) for _ in range(AGAIN)) for call in calls.values())
     worked = processor()
     for call in calls.values():
         call()
-    return {"first": first, "compiling": max(first - again, 0.0), "work": max(work - (processor() - worked), 0.0)}
+    work -= processor() - worked
+    compiled = programs()
+    for call in rest.values():
+        call()
+    return {"first": first, "compiling": max(first - again, 0.0), "work": max(work, 0.0), "programs": compiled, "more": programs() - compiled}
 
 
 def child(job: dict[str, Any]) -> dict[str, float]:
@@ -139,22 +153,40 @@ def child(job: dict[str, Any]) -> dict[str, float]:
         return json.loads(done.stdout.splitlines()[-1])
 
 
+def cold_runs(options: argparse.Namespace) -> dict[tuple[str, str], dict[int, list[dict[str, float]]]]:
+    """Runs by (recipe, backend) and depth, all by turns while the budget lasts."""
+    kinds = [tuple(run.split(":")) for run in options.runs] + ([("coupling spline flow", "flowjax")] if options.flowjax else [])
+    found: dict[Any, dict[int, list[dict[str, float]]]] = {kind: {depth: [] for depth in options.depths} for kind in kinds}
+    start, longest = time.perf_counter(), 0.0
+    for number in range(options.repeats):
+        begun = time.perf_counter()
+        if number and begun - start + longest > options.budget:
+            break
+        for (recipe, backend), depths in found.items():
+            for depth, runs in depths.items():
+                runs.append(child({"recipe": recipe, "backend": backend, "layers": depth, "threads": options.threads, "device": options.device}))
+                print(f"{time.perf_counter() - start:.0f} s: {recipe}, {backend}, depth {depth}: {runs[-1]}", flush=True)
+        longest = max(longest, time.perf_counter() - begun)
+    return found
+
+
 def cold_table(options: argparse.Namespace) -> list[str]:
     """One row for each recipe and backend."""
     shown = [f"depth {depth}: first calls (s) | compiling (s) | compiling (processor s)" for depth in options.depths]
-    lines = [f"| flow | {' | '.join(['run by', *shown])} | processor s, deepest to shallowest |", "|" + "---|" * (3 + 3 * len(options.depths))]
-    jobs = [(recipe, backend) for recipe in options.recipes for backend in options.backends]
-    for recipe, backend in [*jobs, *([("coupling spline flow", "flowjax")] if options.flowjax else [])]:
+    lines = [f"| flow | {' | '.join(['run by', *shown])} | processor s, deepest to shallowest | programs | more for {REST} rows | runs |"]
+    lines.append("|" + "---|" * (6 + 3 * len(options.depths)))
+    for (recipe, backend), depths in cold_runs(options).items():
         cells, compiling = [], []
-        for depth in options.depths:
-            job = {"recipe": recipe, "backend": backend, "layers": depth, "threads": options.threads, "device": options.device}
-            runs = [child(job) for _ in range(options.repeats)]
+        for runs in depths.values():
             medians = [statistics.median(run[key] for run in runs) for key in ("first", "compiling", "work")]
             cells += [f"{value:.2f}" for value in medians]
             compiling.append(medians[-1])
         ratio = f"{compiling[-1] / compiling[0]:.2f}" if compiling[0] > 0.2 else "nothing to compile"
+        counts = [" to ".join(sorted({str(int(run[key])) for runs in depths.values() for run in runs})) for key in ("programs", "more")]
+        counts = counts if backend != "flowjax" else ["not counted"] * 2
         name = {"default": "flowkit.compile", "flowjax": "flowjax, jit"}.get(backend, f"flowkit.compile(backend={backend!r})")
-        lines.append(f"| {recipe} | {name} | {' | '.join(cells)} | {ratio} |")
+        repeats = min(len(runs) for runs in depths.values())
+        lines.append(f"| {recipe} | {name} | {' | '.join([*cells, ratio, *counts])} | {repeats} |")
         print(lines[-1], flush=True)
     return lines
 
@@ -167,30 +199,30 @@ def warm_table(options: argparse.Namespace) -> list[str]:
 
     torch.set_num_threads(options.threads)
     lines = ["| flow | run by | call | eager (ms) | compiled (ms) | eager / compiled |", "|---|---|---|---|---|---|"]
-    for recipe in options.recipes:
-        for backend in options.backends:
-            torch._dynamo.reset()
-            flow, x = made(recipe, options.depths[0], options.device)
-            fast = fk.compile(flow, backend=None if backend == "default" else backend)
-            eager, compiled = torch_calls(flow, recipe, x), torch_calls(fast, recipe, x)
-            for name in eager:
-                for call in (eager[name], compiled[name]) * 3:
-                    call()
-                rounds = [(seconds(eager[name]), seconds(compiled[name])) for _ in range(options.rounds)]
-                times = [1e3 * statistics.median(column) for column in zip(*rounds, strict=True)]
-                ratio = statistics.median(a / b for a, b in rounds)
-                lines.append(f"| {recipe} | {backend} | {name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} |")
-                print(lines[-1], flush=True)
+    for recipe, backend in (run.split(":") for run in options.runs):
+        torch._dynamo.reset()
+        flow, x = made(recipe, options.depths[0], options.device)
+        fast = fk.compile(flow, backend=None if backend == "default" else backend)
+        eager, compiled = torch_calls(flow, recipe, x), torch_calls(fast, recipe, x)
+        for name in eager:
+            for call in (eager[name], compiled[name]) * 3:
+                call()
+            rounds = [(seconds(eager[name]), seconds(compiled[name])) for _ in range(options.rounds)]
+            times = [1e3 * statistics.median(column) for column in zip(*rounds, strict=True)]
+            ratio = statistics.median(a / b for a, b in rounds)
+            lines.append(f"| {recipe} | {backend} | {name} | {times[0]:.2f} | {times[1]:.2f} | {ratio:.2f} |")
+            print(lines[-1], flush=True)
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", nargs="+", type=int, default=[8, 64])
-    parser.add_argument("--backends", nargs="+", default=["default", "inductor"], help="default: what flowkit.compile chooses by itself")
-    parser.add_argument("--recipes", nargs="+", default=["neural_spline_flow", "sos_flow"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=15)
+    usual = ["neural_spline_flow:default", "sos_flow:default"]
+    parser.add_argument("--runs", nargs="+", default=usual, help="recipe:backend; default: what flowkit.compile chooses by itself, else as torch names it")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds for the cold runs: no further repeat is begun that would end later")
+    parser.add_argument("--repeats", type=int, default=3, help="at most")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-flowjax", dest="flowjax", action="store_false")
@@ -199,13 +231,15 @@ def main() -> None:
     if options.job is not None:
         sys.stdout.write(json.dumps(cold(options.job)) + "\n")
         return
-    flow, x = made(options.recipes[0], 1, options.device)
+    options.flowjax = options.flowjax and importlib.util.find_spec("flowjax") is not None
+    flow, x = made(options.runs[0].split(":")[0], 1, options.device)
     flow.log_prob(x)  # builds flowkit's own kernels where they are not yet
     packages = ("torch", "flowjax", "jax") if options.flowjax else ("torch",)
     about = (
         f"\nD={FEATURES}, conditioners {HIDDEN[0]}x{HIDDEN[1]}, {BINS} bins, {ROWS} rows, float32, {options.device}, {options.threads} threads. `default` is "
-        "what `flowkit.compile(flow)` chooses by itself: on a CPU, maps of more than 24 operations. Fresh processes with empty caches, "
-        f"median of {options.repeats}; imports that the first compilation makes are counted, those of torch, jax and the libraries are not.\n\n"
+        "what `flowkit.compile(flow)` chooses by itself: on a CPU, maps of more than 24 operations. Fresh processes with empty caches by "
+        f"turns, medians of as many runs as fit in {options.budget:g} s; imports that the first compilation makes are counted, those of torch, jax and the "
+        "libraries are not." + ("" if options.flowjax else " flowjax did not run.") + "\n\n"
     )
     tables = ["\n".join(cold_table(options)), "\n".join(warm_table(options))]
     write("compile_time.md", heading("Time to compile, and what it brings", packages) + about + "\n\n".join(tables) + "\n")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._inductor.utils import fresh_cache
 
 from flowkit.bench.contender import Check, Contender
+from flowkit.bench.flow_models import adam
 from flowkit.bench.models import FlowSpec, flowjax_weights, make_flow, parameters_of
 from flowkit.bench.session import Session
 from flowkit.training import fit
@@ -90,7 +91,7 @@ class FitJob:
         return self.contender(name, "ours", run, parameters_of(make_flow(self.spec)))
 
     def in_plain_loop(self, name: str, make: Callable[[], tuple[nn.Module, LogProb]]) -> Contender:
-        """A loop that a user of a library without one writes."""
+        """A loop that a user of a library without one writes, with the optimiser that ``flowkit.fit`` has."""
 
         def run() -> tuple[float, float, int]:
             start = time.perf_counter()
@@ -102,7 +103,7 @@ class FitJob:
 
     def _loop(self, module: nn.Module, log_prob: LogProb) -> int:
         """Train, keep the best, stop early; returns the epochs."""
-        optimizer = torch.optim.Adam(module.parameters(), lr=self.lr)
+        optimizer = adam(module, self.lr)
         generator = torch.Generator().manual_seed(self.seed)
         best, kept, fruitless = math.inf, copy.deepcopy(module.state_dict()), 0
         epochs = 0

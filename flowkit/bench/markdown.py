@@ -27,7 +27,9 @@ def markdown(report: Report, picture: str | None = None) -> str:
     if report.cases:
         lines += [
             "Contenders take turns in rotated order. Times are medians over rounds; 'time over ours' and 'best peer over this' are medians over rounds of the "
-            "ratio within a round. 'Verified' is the largest difference over the largest true number; who disagrees gets no time. The first call compiles.", "",
+            "ratio within a round. A number of a round is the median of as many calls as fit in 30 ms, or one call; rounds end after 20 s, but "
+            "not before the fifth. "
+            "'Verified' is the largest difference over the largest true number; who disagrees gets no time. The first call compiles.", "",
         ]  # fmt: skip
     lines += [f"Not run: {name}: {reason}." for name, reason in report.skipped.items()]
     if picture is not None:

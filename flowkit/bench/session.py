@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flowkit.bench.contender import Check, Contender, Refusal
 from flowkit.bench.report import Case, Row
 from flowkit.bench.setting import Setting
-from flowkit.bench.timing import Timer, race, timer
+from flowkit.bench.timing import LONG, Timer, race, timer
 
 if TYPE_CHECKING:
     from flowkit.bench.jax_side.client import JaxProcess
@@ -73,8 +73,8 @@ class Session:
                     _attempt(row, partial(_first_and_check, row, contender))
                 if row.refused is None:
                     timers[contender.name] = _guarded(row, contender.timer)
-            rounds = self.setting.rounds_of(usual)
-            case.record(race(timers, rounds, warmups=1 if self.setting.quick else 3, watch=lambda stage: self.watch(f"{title}: {stage}"), single=single))
+            rounds, warmups = self.setting.rounds_of(usual), 1 if self.setting.quick else 3
+            case.record(race(timers, rounds, warmups=warmups, warm=_warm(case.rows), watch=lambda stage: self.watch(f"{title}: {stage}"), single=single))
             for row, contender in zip(case.rows, alive, strict=True):
                 if single and row.refused is None:
                     _attempt(row, partial(_check, row, contender))
@@ -85,6 +85,11 @@ class Session:
                 if contender.close is not None:
                     contender.close()
         return case
+
+
+def _warm(rows: Iterable[Row]) -> dict[str, float]:
+    """Who compiles nothing and whose first call took long: seconds of that call, with which it is warm."""
+    return {row.name: row.first for row in rows if row.group == "eager" and row.first is not None and row.first > LONG}
 
 
 def _attempt(row: Row, step: Callable[[], None]) -> None:

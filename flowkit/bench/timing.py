@@ -15,7 +15,7 @@ import torch
 Timer = Callable[[int], list[float]]
 ENOUGH, MOST = 0.03, 25  # seconds of one contender in one round, and calls
 LONG = 2.0  # seconds: a call that takes longer is warm after the first
-BUDGET = 300.0  # seconds for the rounds of one comparison; three rounds are always taken
+BUDGET, LEAST = 20.0, 5  # seconds for the rounds of one comparison; and how many rounds are taken however long they take
 IDLE = 0.85  # share of the machine that has to be free just before a round
 
 
@@ -64,7 +64,15 @@ class Race:
         return [self.times[name][number] for number in self.kept]
 
 
-def race(timers: Mapping[str, Timer], rounds: int, *, warmups: int = 3, watch: Callable[[str], None] = lambda stage: None, single: bool = False) -> Race:
+def race(
+    timers: Mapping[str, Timer],
+    rounds: int,
+    *,
+    warmups: int = 3,
+    warm: Mapping[str, float] | None = None,
+    watch: Callable[[str], None] = lambda stage: None,
+    single: bool = False,
+) -> Race:
     """Time all contenders by turns, in rotated order, so that what else the machine does falls on all alike.
 
     A contender's number in a round is the median of as many calls as fit in 30 ms. Where at least half of the rounds found the
@@ -72,8 +80,9 @@ def race(timers: Mapping[str, Timer], rounds: int, *, warmups: int = 3, watch: C
 
     Args:
         timers: of the contenders.
-        rounds: at most; fewer where they would take long, but three.
+        rounds: at most; fewer where all of them would take more than 20 s, but five.
         warmups: calls before the first round.
+        warm: seconds of a call of those that need none.
         watch: told what is going on.
         single: one call a round, and no warm-up: the job includes its compilation.
     """
@@ -84,13 +93,11 @@ def race(timers: Mapping[str, Timer], rounds: int, *, warmups: int = 3, watch: C
         if single:
             continue
         watch(f"{name}, warming up")
-        last = take(1)[0]
-        for _ in range(warmups if last < LONG else 0):
-            last = take(1)[0]
+        last = warmed(take, warmups) if warm is None or name not in warm else warm[name]
         repeats[name] = max(1, min(MOST, math.ceil(ENOUGH / max(last, 1e-9))))
         each += repeats[name] * last
     if not single:
-        rounds = max(min(rounds, 3), min(rounds, int(BUDGET / max(each, 1e-9))))
+        rounds = min(rounds, max(LEAST, int(BUDGET / max(each, 1e-9))))
     names = list(timers)
     for number in range(rounds):
         watch(f"round {number + 1} of {rounds}")
@@ -100,6 +107,14 @@ def race(timers: Mapping[str, Timer], rounds: int, *, warmups: int = 3, watch: C
             found.times[name].append(statistics.median(timers[name](repeats[name])))
     found.kept = kept(found.idle)
     return found
+
+
+def warmed(take: Timer, warmups: int) -> float:
+    """Seconds of the last of the calls before the first round; a long one is not repeated."""
+    last = take(1)[0]
+    for _ in range(warmups if last < LONG else 0):
+        last = take(1)[0]
+    return last
 
 
 def kept(idle: list[float]) -> list[int]:

@@ -26,7 +26,8 @@ class SmallFit(Suite):
     about = (
         "Wall time from data to the best weights. Building the flow and compiling are included; importing is not, nor are our C++ kernels, which a wheel "
         "carries built. All start from the same weights and see the same rows to train on and to stop by, those that flowjax's fit_to_data chooses; the "
-        "order of the batches is each library's own. Adam, constant learning rate."
+        "order of the batches is each library's own. Adam (torch's fused one for all in torch), constant learning rate. In a round "
+        "everybody makes one whole fit."
     )
 
     def cases(self, session: Session) -> Iterator[Case]:

@@ -18,6 +18,7 @@ from flowkit.bench.report import Curve
 from flowkit.bench.session import Session
 from flowkit.bench.suites.suite import Suite
 from flowkit.bench.summary import overall_slope, slopes
+from flowkit.bench.timing import IDLE, free_share, kept
 
 FEATURES, BATCH, LAYERS, HIDDEN, BINS = 16, 256, 2, (32, 32), 8
 BATCHES = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -64,17 +65,22 @@ def measure(axis: str, sizes: tuple[int, ...], make: Callable[[int], tuple[FlowS
             session.watch(f"{axis} {size:,}: {job}, memory")
             call()
             held[job].append(float(peak(call, session.setting.device)))
-    rounds = session.setting.rounds_of(ROUNDS)
+    rounds, idle = session.setting.rounds_of(ROUNDS), []
     taken: dict[str, dict[int, list[float]]] = {job: {size: [] for size in sizes} for job in JOBS}
     for number in range(rounds):
+        idle.append(free_share())
         for size in sizes if number % 2 == 0 else sizes[::-1]:
             for job in JOBS:
                 session.watch(f"{axis} {size:,}: {job}, round {number + 1} of {rounds}")
                 take = session.timer(calls[size][job])
                 first = take(1)[0]
                 taken[job][size].append(statistics.median(take(10)) if first < 0.05 else first)
-    seconds: dict[str, list[float | None]] = {job: [statistics.median(taken[job][size]) for size in sizes] for job in JOBS}
-    return curve(axis, [float(size) for size in sizes], seconds, held)
+    seconds: dict[str, list[float | None]] = {job: [statistics.median(taken[job][size][n] for n in kept(idle)) for size in sizes] for job in JOBS}
+    found = curve(axis, [float(size) for size in sizes], seconds, held)
+    free = min(idle[number] for number in kept(idle))
+    busy = "" if free >= IDLE else " The machine was busy: these times say little."
+    found.notes.insert(0, f"{rounds} rounds, of which {len(kept(idle))} count; at least {100 * free:.0f} % of the machine was free before each.{busy}")
+    return found
 
 
 def curve(axis: str, x: list[float], seconds: dict[str, list[float | None]], held: dict[str, list[float | None]]) -> Curve:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from flowkit.kernels.op import Op
 
 ROWS, COLUMNS = 4096, 16
 TILES = (64, 4)  # times as many rows and columns on a GPU: 262144 x 64
-ROUNDS = 30
+ROUNDS = 15
 
 
 class Ops(Suite):
@@ -54,9 +55,9 @@ class Ops(Suite):
 
 
 def chosen(session: Session) -> list[Op]:
-    """The op asked for, or all that have a fused kernel for the device."""
+    """The op asked for, or all that have a fused kernel for the device, but for whole layers, which the suites of flows measure."""
     device, name = session.setting.device, session.setting.op
-    able = {known: op for known, op in sorted(OPS.items()) if (op.fused_gpu if device == "cuda" else op.fused_cpu) is not None}
+    able = {known: op for known, op in sorted(OPS.items()) if op.is_operator and (op.fused_gpu if device == "cuda" else op.fused_cpu) is not None}
     if name is None:
         return list(able.values())
     if name not in OPS:
@@ -135,10 +136,15 @@ class _Maker:
     backward: bool
     session: Session
 
+    @cached_property
+    def truth(self) -> list[Tensor]:
+        """Outputs, and with ``backward`` gradients, of the reference in double precision, on the leading rows."""
+        doubled = tuple(arg[:CHECKED].double() if isinstance(arg, Tensor) else arg for arg in self.args)
+        return run(self.op.reference, doubled, self.backward)
+
     def make(self, name: str, call: Callable[..., Any], group: Group = "ours") -> Contender:
         def check() -> Check:
-            doubled = tuple(arg[:CHECKED].double() if isinstance(arg, Tensor) else arg for arg in self.args)
-            true = run(self.op.reference, doubled, self.backward)
+            true = self.truth
             with use("fused") if call is self.op else use("reference"):
                 found = run(call, self.args, self.backward)
             outputs = len(true) - (sum(isinstance(arg, Tensor) for arg in self.args) if self.backward else 0)
