@@ -84,10 +84,13 @@ def _atanh(x: Tensor, number: float) -> Pair:
 
 
 def _softclip(z: Tensor, bound: float) -> Pair:
-    return (z / (1 + (z / bound).abs())).clamp(-bound, bound), -2 * torch.log1p((z / bound).abs())
+    largest = torch.finfo(z.dtype).max
+    near = z.clamp(-largest, largest)  # infinity ends on the bound: infinity over infinity would not
+    return (near / (1 + (near / bound).abs().clamp(max=largest))).clamp(-bound, bound), -2 * torch.log1p((z / bound).abs())
 
 
 def _inverse_softclip(x: Tensor, bound: float) -> Pair:
+    x = x.clamp(-bound, bound)
     z = x / (1 - (x / bound).abs().clamp(max=largest_below_one(x.dtype)))
     return z, 2 * torch.log1p((z / bound).abs())
 

@@ -66,7 +66,7 @@ template <class T> struct Program {
             if (code[k] > INVERSE_AFFINE) curved = true;
             else affine[k] = affines++;
         }
-        tables.resize(2 * affines * line);
+        tables.resize(2 * affines * line + LANES<T>);  // whole registers are read
         if (normal) constant = -HALF_LOG_2PI * double(length);
         for (int k = 0; k < steps; k++)
             if (code[k] <= INVERSE_AFFINE) fill(k, params + 2 * affine[k] * positions);
@@ -92,8 +92,7 @@ template <class T> struct Program {
         for (int64_t p = 0; p < positions; p += L) {
             const int64_t count = positions - p < L ? positions - p : L;
             std::memcpy(some, logs + p, sizeof(T) * count);
-            const Vec<T> a = sign * load<T>(some), inside = wide_exponential<T>(a);
-            store<T>(some, a > Ends<T>::log_largest ? all<T>(T(INFINITY)) : (a < Ends<T>::log_tiny ? Vec<T>{} : inside));
+            store<T>(some, unlimited_exponential<T>(sign * load<T>(some)));
             for (int64_t i = 0; i < count; i++)
                 for (int64_t r = 0; r < repeat; r++) scales[(p + i) * repeat + r] = some[i], scales[line + (p + i) * repeat + r] = shifts[p + i];
         }
@@ -148,7 +147,7 @@ template <class T> inline void forward_lines(const Program<T>& program, int64_t 
         program.run(at, count, from, to, 0, slope);
         if (!whole) std::memcpy(out + start, to, sizeof(T) * count);
         if (program.normal)
-            for (int64_t i = 0; i < count; i++) slope[i] -= T(0.5) * to[i] * to[i];
+            for (int64_t i = 0; i < count; i++) slope[i] -= T(0.5) * (to[i] * to[i]);  // the square first: it overflows where the reference's does
         for (int64_t i = 0; i < count;) {
             const int64_t stop = left < count - i ? i + left : count;
             left -= stop - i;
@@ -157,6 +156,11 @@ template <class T> inline void forward_lines(const Program<T>& program, int64_t 
             if (left == 0) *next++ = T(sum + program.constant), sum = 0, left = length;
         }
     });
+}
+
+// A cotangent through a factor: none stays none where the factor is infinite.
+template <class T> inline Vec<T> passed(Vec<T> g, Vec<T> factor) {
+    return magnitude<T>(factor) > Ends<T>::largest ? (g == T(0) ? Vec<T>{} : g * factor) : g * factor;
 }
 
 template <class T> struct Cotangents {
@@ -169,7 +173,7 @@ template <class T> inline void backward_lines(const Program<T>& program, int64_t
     constexpr int L = LANES<T>;
     const int64_t line = program.line, length = program.length;
     std::vector<double> kept(2 * program.affines * line);
-    T trail[MOST_STEPS * BLOCK], some[BLOCK] = {}, rest[BLOCK] = {}, h[BLOCK] = {}, unused[BLOCK] = {};
+    T trail[MOST_STEPS * BLOCK], some[BLOCK] = {}, rest[BLOCK] = {}, h[BLOCK] = {}, unused[BLOCK] = {}, logs[BLOCK];
     const T* row = grad.log_det + begin * line / length;
     int64_t left = length;
     double mass = 0;  // of the cotangents of the log-dets
@@ -188,9 +192,9 @@ template <class T> inline void backward_lines(const Program<T>& program, int64_t
         }
         const T* last = program.steps ? trail + (program.steps - 1) * BLOCK : first;
         if (program.normal)
-            for (int64_t i = 0; i < count; i++) g[i] -= h[i] * last[i];
+            for (int64_t i = 0; i < count; i += L) store<T>(g + i, load<T>(g + i) - passed<T>(load<T>(h + i), load<T>(last + i)));
         for (int k = program.steps - 1; k >= 0; k--) {
-            const T *in = k ? trail + (k - 1) * BLOCK : first, *out = trail + k * BLOCK;
+            const T* in = k ? trail + (k - 1) * BLOCK : first;
             if (program.code[k] > INVERSE_AFFINE) {
                 const T a = program.number[k];
                 with_map<T>(program.code[k], [&](auto map) {
@@ -198,20 +202,20 @@ template <class T> inline void backward_lines(const Program<T>& program, int64_t
                 });
                 continue;
             }
-            const T* s = program.scale(k) + at;
+            const T *s = program.scale(k) + at, *b = program.shift(k) + at;
             double *of_shift = kept.data() + 2 * program.affine[k] * line + at, *of_log = of_shift + line;
-            if (program.code[k] == AFFINE)
-                for (int64_t i = 0; i < count; i++) {
-                    of_shift[i] += g[i];
-                    g[i] *= s[i];
-                    of_log[i] += g[i] * in[i];
-                }
+            const bool straight = program.code[k] == AFFINE;
+            if (straight)
+                for (int64_t i = 0; i < count; i++) of_shift[i] += g[i];
+            for (int64_t i = 0; i < count; i += L) {
+                const Vec<T> x = load<T>(in + i), through = passed<T>(load<T>(g + i), load<T>(s + i));
+                store<T>(g + i, through);
+                store<T>(logs + i, passed<T>(through, straight ? x : x - load<T>(b + i)));  // not by the output, which may have overflowed
+            }
+            if (straight)
+                for (int64_t i = 0; i < count; i++) of_log[i] += logs[i];
             else
-                for (int64_t i = 0; i < count; i++) {
-                    of_log[i] -= g[i] * out[i];
-                    g[i] *= s[i];
-                    of_shift[i] -= g[i];
-                }
+                for (int64_t i = 0; i < count; i++) of_log[i] -= logs[i], of_shift[i] -= g[i];
         }
         if (!whole) std::memcpy(grad.value + start, g, sizeof(T) * count);
     });

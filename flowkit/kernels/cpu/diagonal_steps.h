@@ -11,12 +11,12 @@ template <class T> struct Ends;
 template <> struct Ends<float> {
     static constexpr float tiny = 1.17549435e-38f, below_one = 0.99999994f;
     static constexpr float low = -87.3365021f, high = 88.7227936f;  // between which exp is not held, as the reference rounds them
-    static constexpr float log_tiny = -87.3365479f, log_largest = 88.7228394f;
+    static constexpr float log_tiny = -87.3365479f, log_largest = 88.7228394f, largest = 3.40282347e+38f;
 };
 template <> struct Ends<double> {
     static constexpr double tiny = 2.2250738585072014e-308, below_one = 0.99999999999999988898;
     static constexpr double low = -708.3964185322634, high = 709.78271289338329;
-    static constexpr double log_tiny = -708.39641853226408, log_largest = 709.78271289338397;
+    static constexpr double log_tiny = -708.39641853226408, log_largest = 709.78271289338397, largest = 1.7976931348623157e+308;
 };
 
 template <class T> inline Vec<T> magnitude(Vec<T> x) { return x < T(0) ? -x : x; }
@@ -48,6 +48,9 @@ template <class T> inline Vec<T> log1p_any(Vec<T> x) {
     return logarithm<T>(sum) + lost / sum;
 }
 
+// Infinity where x is infinite, else `found`, which was computed as if x were a number.
+template <class T> inline Vec<T> or_infinity(Vec<T> x, Vec<T> found) { return x > Ends<T>::largest ? x : found; }
+
 template <class T> struct Exp {
     typedef Vec<T> V;
     static V forward(V x, T, V& slope) {
@@ -60,7 +63,7 @@ template <class T> struct Exp {
 template <class T> struct Log {
     typedef Vec<T> V;
     static V forward(V x, T, V& slope) {
-        const V inside = x < Ends<T>::tiny ? all<T>(Ends<T>::tiny) : x, out = logarithm<T>(inside);
+        const V inside = x < Ends<T>::tiny ? all<T>(Ends<T>::tiny) : x, out = or_infinity<T>(x, logarithm<T>(inside));
         slope -= out;
         return out;
     }
@@ -80,7 +83,7 @@ template <class T> struct Sigmoid {
     static V backward(V x, T a, V g, V h) {
         const V y = scaled(x, a), e = wide_exponential<T>(-magnitude<T>(y)), share = T(1) / (e + T(1)), bend = (e - T(1)) * share;
         const V through = unless_held<T>((y > T(0) ? all<T>(1) : e) / (e + T(1)), Ends<T>::tiny, Ends<T>::below_one, g * e * share * share);
-        return scaled(through + h * (y < T(0) ? -bend : bend), a);
+        return scaled((y < Ends<T>::log_tiny ? V{} : through) + h * (y < T(0) ? -bend : bend), a);
     }
 };
 
@@ -109,7 +112,7 @@ template <class T> struct Softplus {
     }
     static V backward(V x, T, V g, V h) {
         const V e = wide_exponential<T>(-magnitude<T>(x)), share = T(1) / (e + T(1)), above = x > T(0) ? share : e * share;
-        return (raw(x, log1p_unit<T>(e)) >= Ends<T>::tiny ? g * above : V{}) + h * (x > T(0) ? e * share : share);
+        return (x >= Ends<T>::log_tiny ? g * above : V{}) + h * (x > T(0) ? e * share : share);
     }
 };
 
@@ -147,7 +150,7 @@ template <class T> struct Tanh {
     }
     static V backward(V x, T, V g, V h) {
         const V size = magnitude<T>(x), e = wide_exponential<T>(T(-2) * size), share = T(1) / (e + T(1)), out = raw(x, size, e * share);
-        return unless_held<T>(out, -Ends<T>::below_one, Ends<T>::below_one, T(4) * g * e * share * share) - T(2) * h * out;
+        return unless_held<T>(out, -Ends<T>::below_one, Ends<T>::below_one, g * (T(4) * e * share * share)) - T(2) * h * out;
     }
 };
 
@@ -169,8 +172,9 @@ template <class T> struct SoftClip {
     typedef Vec<T> V;
     static V forward(V x, T a, V& slope) {
         const V size = magnitude<T>(x / a);
-        slope -= T(2) * log1p_any<T>(size);
-        return held<T>(x / (size + T(1)), -a, a);
+        slope -= T(2) * or_infinity<T>(size, log1p_any<T>(size));
+        const V near = held<T>(x, -Ends<T>::largest, Ends<T>::largest), part = magnitude<T>(near / a);  // infinity over infinity is not the bound
+        return held<T>(near / ((part > Ends<T>::largest ? all<T>(Ends<T>::largest) : part) + T(1)), -a, a);
     }
     static V backward(V x, T a, V g, V h) {
         const V share = T(1) / (magnitude<T>(x / a) + T(1)), bend = T(2) / a * share;
@@ -182,6 +186,7 @@ template <class T> struct SoftClip {
 template <class T> struct InverseSoftClip {
     typedef Vec<T> V;
     static V forward(V x, T a, V& slope) {
+        x = held<T>(x, -a, a);
         const V size = magnitude<T>(x / a), rest = T(1) - (size > Ends<T>::below_one ? all<T>(Ends<T>::below_one) : size);
         slope -= T(2) * logarithm<T>(rest);
         return x / rest;
@@ -189,6 +194,6 @@ template <class T> struct InverseSoftClip {
     static V backward(V x, T a, V g, V h) {
         const V size = magnitude<T>(x / a), rest = T(1) - (size > Ends<T>::below_one ? all<T>(Ends<T>::below_one) : size), sign = x < T(0) ? all<T>(-1) : (x > T(0) ? all<T>(1) : V{});
         const V from_size = size <= Ends<T>::below_one ? (g * x / rest + T(2) * h) / rest : T(2) * h / (rest + size);
-        return g / rest + sign / a * from_size;
+        return unless_held<T>(x, -a, a, g / rest + sign / a * from_size);
     }
 };

@@ -141,7 +141,7 @@ def chain_backward_kernel(
         h = tl.load(grad_log_det + row, mask=row < rows, other=0.0).to(REAL)[:, None]
         if NORMAL:  # the base's log-density hangs on the output
             made, _ = chained(given, raw, position, within, positions, PROGRAM, STEPS, ENDS)
-            g = g - made * h
+            g = g - tl.where(h == 0.0, 0.0, made * h)  # zero times an infinite latent is nothing
         for back in tl.static_range(STEPS):
             x, _ = chained(given, raw, position, within, positions, PROGRAM, STEPS - 1 - back, ENDS)
             if PROGRAM[4 * (STEPS - 1 - back)] < 2:

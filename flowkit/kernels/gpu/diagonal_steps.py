@@ -66,8 +66,10 @@ def step_forward(x: tl.tensor, CODE: tl.constexpr, A: tl.constexpr, LOG_A: tl.co
         return 0.5 * (left - right), -left - right
     elif CODE == 10:  # softclip
         size = size_of(x / A)
-        return clamped(x / (size + 1.0), -A, A), -2.0 * log1p(size)
+        near = clamped(x, -ENDS[4], ENDS[4])  # infinity over infinity is not the bound
+        return clamped(near / (clamped(size_of(near / A), 0.0, ENDS[4]) + 1.0), -A, A), -2.0 * tl.where(size > ENDS[4], size, log1p(size))
     else:  # inverse softclip
+        x = clamped(x, -A, A)
         size = size_of(x / A)
         rest = 1.0 - tl.where(size > ENDS[1], ENDS[1], size)
         return x / rest, -2.0 * tl.log(rest)
@@ -99,7 +101,7 @@ def step_backward(x: tl.tensor, g: tl.tensor, h: tl.tensor, CODE: tl.constexpr, 
         out = tanh(x)
         e = exp(-2.0 * size_of(x))
         share = 1.0 / (e + 1.0)
-        return unless_held(out, -ENDS[1], ENDS[1], 4.0 * g * e * share * share) - 2.0 * h * out
+        return unless_held(out, -ENDS[1], ENDS[1], g * (4.0 * e * share * share)) - 2.0 * h * out
     elif CODE == 9:
         return unless_held(x, -ENDS[1], ENDS[1], (g + 2.0 * h * x) / ((1.0 - x) * (1.0 + x)))
     elif CODE == 10:
@@ -111,4 +113,4 @@ def step_backward(x: tl.tensor, g: tl.tensor, h: tl.tensor, CODE: tl.constexpr, 
         rest = 1.0 - tl.where(size > ENDS[1], ENDS[1], size)
         sign = tl.where(x < 0, -1.0, tl.where(x > 0, 1.0, 0.0))
         from_size = tl.where(size <= ENDS[1], (g * x / rest + 2.0 * h) / rest, 2.0 * h / (rest + size))
-        return g / rest + sign / A * from_size
+        return unless_held(x, -A, A, g / rest + sign / A * from_size)
