@@ -141,7 +141,7 @@ class Distribution(nn.Module):
     def score(self, x: Tensor, context: Context = None) -> Tensor:
         """Gradient of the log-density in x: (*B, *event) -> (*broadcast(B, Bc), *event)."""
         x = broadcast_batch(x, self.event_shape, context, self.context_shape, f"{self.who}.score")
-        return outside_inference(self._differentiated, x, context)  # type: ignore[no-any-return]
+        return outside_inference(f"{self.who}.score", self._differentiated, x, context)  # type: ignore[no-any-return]
 
     def _differentiated(self, x: Tensor, context: Context) -> Tensor:
         with torch.enable_grad():

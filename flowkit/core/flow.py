@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.core._context_shapes import context_shapes
+from flowkit.core._initialisation import steps_to_initialize
+from flowkit.core._overflow import without_overflow
 from flowkit.core._rows import in_chunks, reachable
 from flowkit.core._scores import carry_all, check_carries
 from flowkit.core._summary import summary
@@ -155,7 +157,7 @@ class Flow(Distribution):
             batch_size: evaluate this many events at a time and join the results (for large inputs under ``no_grad``).
 
         Returns:
-            (*B), float32 at least; minus infinity where x lies outside the support or is not finite.
+            (*B), float32 at least; minus infinity where x is outside the support or not finite, or a latent overflows (eager on the CPU; else NaN).
         """
         self._check_values(x, self.event_shape, "log_prob")
         context = self.embed_context(context)
@@ -164,6 +166,9 @@ class Flow(Distribution):
         return self._density(x, context, generator)
 
     def _density(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
+        return without_overflow(lambda x: self._density_at(x, context, generator), self, x, context)
+
+    def _density_at(self, x: Tensor, context: Context, generator: torch.Generator | None) -> Tensor:
         inside, z = self._whole.split(x)
         total = zeros_log_det(x, self.event_shape)
         for step in reversed(self.maps[1:]):
@@ -209,13 +214,7 @@ class Flow(Distribution):
 
     # -- samples ------------------------------------------------------------------------------------------------
 
-    def rsample(
-        self,
-        shape: int | tuple[int, ...] = (),
-        context: Context = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> Tensor:
+    def rsample(self, shape: int | tuple[int, ...] = (), context: Context = None, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Samples (*shape, *Bc, *event), differentiable in the parameters."""
         z, context = self._draw_latent(shape, context, generator, temperature)
         return self._move(z, context, generator)
@@ -295,7 +294,7 @@ class Flow(Distribution):
         """Set data-dependent state (ActNorm) from a batch of data; ``fit`` calls this once."""
         context = self.embed_context(context)
         with torch.no_grad():
-            for step in reversed(self.maps):
+            for step in steps_to_initialize(self):
                 x = step.initialize(x, self._context_for(step, context), inverse=True)
 
     def set_standardizer(self, chunks: Iterable[Tensor]) -> None:

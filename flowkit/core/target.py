@@ -64,7 +64,7 @@ class Target(nn.Module):
 
     def score(self, x: Tensor) -> Tensor:
         """Gradient of the log-density: (*B, *event) -> (*B, *event)."""
-        return outside_inference(self._differentiated, x)  # type: ignore[no-any-return]
+        return outside_inference(f"{type(self).__name__}.score", self._differentiated, x)  # type: ignore[no-any-return]
 
     def _differentiated(self, x: Tensor) -> Tensor:
         with torch.enable_grad():

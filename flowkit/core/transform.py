@@ -288,11 +288,11 @@ class Bijector(Transform):
 
         Reference: Vaitl et al. (2024), Fast and unified path gradient estimators for normalizing flows, arXiv:2403.15881.
         """
-        return outside_inference(self._carried, z, score, context, generator, inverse=False)  # type: ignore[no-any-return]
+        return outside_inference(f"{self.who}.push_score", self._carried, z, score, context, generator, inverse=False)  # type: ignore[no-any-return]
 
     def pull_score(self, x: Tensor, score: Tensor, context: Context = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``push_score`` of the inverse, s = J^T s' + grad_z log|det J|: z, log_det of this call, and the score at z."""
-        return outside_inference(self._carried, x, score, context, generator, inverse=True)  # type: ignore[no-any-return]
+        return outside_inference(f"{self.who}.pull_score", self._carried, x, score, context, generator, inverse=True)  # type: ignore[no-any-return]
 
     def _carried(self, value: Tensor, score: Tensor, context: Context, generator: torch.Generator | None, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
         value, context = self._prepare(value, context, inverse)

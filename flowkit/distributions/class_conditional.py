@@ -16,6 +16,7 @@ from flowkit.core.shapes import mask_event, positive, sum_event
 from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._choice import choose
 from flowkit.distributions._starts import known_shape
+from flowkit.numerics.log_mixture import log_mixture
 
 
 @DISTRIBUTIONS.register("class_conditional")
@@ -78,7 +79,7 @@ class ClassConditional(Distribution):
 
     def _mixture(self, x: Tensor) -> Tensor:
         each = self._normal(x.unsqueeze(x.dim() - len(self.event_shape)), self.means, self.log_scale)
-        return (each + self.class_weights.to(each).log()).logsumexp(-1)
+        return log_mixture(each + self.class_weights.to(each).log(), -1)
 
     def _rsample(self, shape: tuple[int, ...], context: Any, generator: torch.Generator | None, temperature: float) -> Tensor:
         labels, wrong = self._labels(context)

@@ -15,6 +15,7 @@ from flowkit.core.registry import DISTRIBUTIONS
 from flowkit.core.shapes import sum_event
 from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._starts import unit_temperature
+from flowkit.numerics.log_mixture import log_mixture
 
 CHUNK = 4096  # rows of data compared with an event at a time
 
@@ -56,9 +57,9 @@ class Empirical(Distribution):
         rank = len(self.event_shape)
         dtype = torch.promote_types(x.dtype, torch.float32)
         column = x.to(dtype).unsqueeze(x.dim() - rank)
-        parts = [sum_event(-0.5 * ((column - rows) / self.bandwidth).square(), rank).logsumexp(-1) for rows in self.data.to(dtype).split(CHUNK)]
+        parts = [log_mixture(sum_event(-0.5 * ((column - rows) / self.bandwidth).square(), rank), -1) for rows in self.data.to(dtype).split(CHUNK)]
         size = math.prod(self.data.shape[1:])
-        return torch.stack(parts).logsumexp(0) - math.log(len(self.data)) - size * (math.log(self.bandwidth) + HALF_LOG_2PI)
+        return log_mixture(torch.stack(parts), 0) - math.log(len(self.data)) - size * (math.log(self.bandwidth) + HALF_LOG_2PI)
 
     def _rsample(self, shape: tuple[int, ...], context: Any, generator: torch.Generator | None, temperature: float) -> Tensor:
         unit_temperature(temperature, self.who)

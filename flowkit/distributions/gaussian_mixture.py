@@ -16,6 +16,7 @@ from flowkit.core.tally import HALF_LOG_2PI
 from flowkit.distributions._choice import choose
 from flowkit.distributions._cholesky import log_volume, lower_factor, raw_factor, whiten
 from flowkit.distributions._kmeans import kmeans
+from flowkit.numerics.log_mixture import log_mixture
 
 FORMS = ("full", "tied", "diagonal", "spherical")
 
@@ -91,7 +92,7 @@ class GaussianMixture(Distribution):
         return (log_prob + self.logits.log_softmax(0)).reshape(*x.shape[:-1], self.components)
 
     def _log_prob(self, x: Tensor, context: Any) -> Tensor:
-        return self._joint(x).logsumexp(-1)
+        return log_mixture(self._joint(x), -1)
 
     def _rsample(self, shape: tuple[int, ...], context: Any, generator: torch.Generator | None, temperature: float) -> Tensor:
         which = choose(self.weights().detach(), shape, generator)

@@ -14,7 +14,7 @@ Resampling = Literal["systematic", "multinomial"]
 
 
 def ess(log_weights: Tensor, dim: int = -1) -> Tensor:
-    """Kish's effective sample size, (sum w)^2 / sum w^2, between 1 and N; divide by N for the efficiency.
+    """Kish's effective sample size as a number of samples, (sum w)^2 / sum w^2, between 1 and N; divide by N for the share.
 
     Args:
         log_weights: log target minus log model, up to a constant; minus infinity is weight 0. Any shape.

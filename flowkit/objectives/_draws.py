@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from flowkit.core._scores import carry_all
 from flowkit.core.checks import checks_finite
+from flowkit.core.conditioned import Conditioned
 from flowkit.core.errors import ConfigError
 from flowkit.core.flow import Flow
 from flowkit.core.objective import Batch, Loss
-from flowkit.core.shapes import positive, sum_event
+from flowkit.core.shapes import positive, sum_event, zeros_log_det
 from flowkit.objectives._energies import check_events, evaluate
 
 Gradient = Literal["path", "path_two_pass", "total", "score"]
@@ -55,8 +56,8 @@ def draw(
     recorded = torch.is_grad_enabled()
     conditions = context if getattr(target, "context_shape", None) is not None else None
     score_q: Tensor | None = None
-    if by == "path" and recorded and _ends_fixed(model):
-        return _onto_support(model, target, shape, context, conditions, generator, who, zeros)
+    if recorded and by != "total" and _ends_fixed(model, by):
+        return _onto_support(model, target, shape, context, conditions, generator, who, zeros, by=by)
     if by == "path" and recorded:
         x, log_q, score_q = model.sample_and_score(shape, context, generator)
     else:
@@ -75,34 +76,67 @@ def draw(
     return Draws(log_w, log_q.detach(), along(model, x, found.score - score_q))
 
 
-def _ends_fixed(model: Flow) -> bool:
-    """Whether a map onto the support comes last that has neither parameters nor a context."""
+def _ends_fixed(model: Flow, by: Gradient) -> bool:
+    """Whether a fixed map onto the support comes last, in a flow whose calls are those of ``Flow``."""
+    kind = type(model)
+    usual = kind.sample_and_score is Flow.sample_and_score
+    if by != "path":
+        usual = usual and kind.log_prob is Flow.log_prob and kind.sample_and_log_prob in (Flow.sample_and_log_prob, Conditioned.sample_and_log_prob)
+    return usual and fixed_end(model) is not None
+
+
+def fixed_end(model: Flow) -> Any:
+    """The map onto the support, where it comes last and has neither parameters nor a context; else None."""
     last = getattr(model, "support_map", None)
-    usual = type(model).sample_and_score is Flow.sample_and_score
-    return usual and last is not None and model.maps[-1] is last and last.context_shape is None and next(last.parameters(), None) is None
+    fixed = last is not None and model.maps[-1] is last and last.context_shape is None and next(last.parameters(), None) is None
+    return last if fixed else None
 
 
 def _onto_support(
-    model: Flow, target: Any, shape: tuple[int, ...], context: Any, conditions: Any, generator: torch.Generator | None, who: str, zeros: bool
+    model: Flow, target: Any, shape: tuple[int, ...], context: Any, conditions: Any, generator: torch.Generator | None, who: str, zeros: bool, *, by: Gradient
 ) -> Draws:
-    """The path gradient for x = g(u), g the fixed map onto the support and s_u the flow's score at u.
+    """``draw`` for x = g(u), g the fixed map onto the support and s_u the flow's score at u; all is done in front of g.
 
     P = (du/dtheta)^T (d/du [log p(g(u)) + log|det dg/du|] - s_u), equal to (dx/dtheta)^T (s_p - s_q); but that is zero
-    times infinity at the boundary, where the slope of g vanishes.
+    times infinity at the boundary, where the slope of g vanishes. S = d/dtheta log q_u(u) at a fixed u: from x on the boundary
+    that u is not found again.
     """
     last = model.support_map
     assert last is not None
-    z, inner = model._draw_latent(shape, context, generator, 1.0)
-    own = model._context_for(model.base, inner)
-    start = model.base.score(z.detach(), own)
-    u, log_det, score_u = carry_all(model.maps[:-1], z, model.base.event_shape, start, lambda m: model._context_for(m, inner), generator, inverse=False)
-    point = u.detach().requires_grad_()
+    with torch.set_grad_enabled(by != "score"):
+        z, inner = model._draw_latent(shape, context, generator, 1.0)
+        own = model._context_for(model.base, inner)
+        if by == "path":
+            start = model.base.score(z.detach(), own)
+            u, log_det, score_u = carry_all(model.maps[:-1], z, model.base.event_shape, start, lambda m: model._context_for(m, inner), generator, inverse=False)
+        else:
+            u, log_det = z, zeros_log_det(z, model.base.event_shape)
+            for step in model.maps[:-1]:
+                u, more = step(u, model._context_for(step, inner), generator=generator)
+                log_det = log_det + more
+    point = u.detach().requires_grad_(by != "score")
+    density = _density_before_support(model, point, inner, generator) if by != "path" else None
     x, log_volume = last(point)
-    found = evaluate(target, x, conditions, who=who, score=True, zeros=zeros)
+    found = evaluate(target, x, conditions, who=who, score=by != "score" or checks_finite(), zeros=zeros)
+    log_q = (model.base.log_prob(z, own) - log_det - log_volume).detach()
+    log_w = found.log_density.to(log_q.dtype) - log_q
+    if by == "score":
+        assert density is not None
+        return Draws(log_w, log_q, density)
+    if density is not None:
+        (score_u,) = torch.autograd.grad(density.sum(), point)
     assert found.score is not None
     (direction,) = torch.autograd.grad((x * found.score).sum() + log_volume.sum(), point)
-    log_q = (model.base.log_prob(z, own) - log_det - log_volume).detach()
-    return Draws(found.log_density.to(log_q.dtype) - log_q, log_q, sum_event(u * (direction - score_u).detach(), len(last.in_shape)))
+    return Draws(log_w, log_q, sum_event(u * (direction - score_u).detach(), len(last.in_shape)))
+
+
+def _density_before_support(model: Flow, u: Tensor, inner: Any, generator: torch.Generator | None) -> Tensor:
+    """The flow's log-density of u, which the map onto the support has not seen; ``inner`` is the context as the maps see it."""
+    total = zeros_log_det(u, model.maps[-1].in_shape)
+    for step in reversed(model.maps[1:-1]):
+        u, log_det, _ = step.masked(u, model._context_for(step, inner), inverse=True, generator=generator)
+        total = total + log_det
+    return model.base.log_prob_under(model.bijector, u, inner, generator)[0] + total
 
 
 def along(model: Flow, x: Tensor, direction: Tensor) -> Tensor:

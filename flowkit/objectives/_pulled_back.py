@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowkit.core.flow import Flow
 from flowkit.core.shapes import sum_event, zeros_log_det
-from flowkit.objectives._draws import along
+from flowkit.objectives._draws import fixed_end
 
 
 def pulled_back(flow: Flow, x: Tensor, score: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -30,17 +30,28 @@ def pulled_back(flow: Flow, x: Tensor, score: Tensor, context: Any, generator: t
 
 
 def dropped_in(flow: Flow, x: Tensor, score: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """The same by step 3: two passes, of which the second generates x again."""
+    """The same by step 3: two passes, of which the second generates x again.
+
+    Where a fixed map onto the support comes last, it is done in front of that map: there dx/dtheta is zero and s_q infinite on the boundary.
+    """
     own, embedded = base_context(flow, context), flow.embed_context(context)
+    steps, last, volume = flow.maps, fixed_end(flow), zeros_log_det(x, flow.event_shape)
+    x = x.detach()
+    if last is not None:
+        steps = steps[:-1]
+        x, volume, score = last.pull_score(x, score, generator=generator)
     z = point = x.detach().requires_grad_()
-    log_q = zeros_log_det(x, flow.event_shape)
-    for step in reversed(flow.maps):
-        z, log_det = step.inverse(z, None if step.context_shape is None else embedded, generator=generator)
+    log_q = zeros_log_det(x, steps[-1].out_shape)
+    for step in reversed(steps):
+        z, log_det = step.inverse(z, flow._context_for(step, embedded), generator=generator)
         log_q = log_q + log_det
     log_q = log_q + flow.base.log_prob(z, own)
     (score_q,) = torch.autograd.grad(log_q.sum(), point)
-    again = flow.to_data(z.detach(), context, generator=generator)
-    return log_q.detach(), -along(flow, again, score - score_q) - base_carrier(flow, z, own)
+    again = z.detach()
+    for step in steps:
+        again = step.move(again, flow._context_for(step, embedded), generator=generator)
+    carrier = sum_event(again * (score - score_q).detach(), len(steps[-1].out_shape))
+    return (log_q + volume).detach(), -carrier - base_carrier(flow, z, own)
 
 
 def base_context(flow: Flow, context: Any) -> Any:

@@ -44,14 +44,14 @@ class Chains:
         return r_hat(self.samples)
 
     @functools.cached_property
-    def ess(self) -> Tensor:
-        """How many independent samples the T C are worth for the mean of each coordinate (*event)."""
+    def effective_samples(self) -> Tensor:
+        """How many independent samples the T C are worth for the mean of each coordinate (*event): a number, not the share that ``Weighted.ess`` is."""
         return effective_sample_size(self.samples)
 
     @property
     def autocorrelation_time(self) -> Tensor:
-        """Integrated autocorrelation time of each coordinate (*event), in steps kept: T C / ess."""
-        return self.samples.shape[0] * self.samples.shape[1] / self.ess
+        """Integrated autocorrelation time of each coordinate (*event), in steps kept: T C / effective_samples."""
+        return self.samples.shape[0] * self.samples.shape[1] / self.effective_samples
 
     @property
     def flat(self) -> Tensor:
@@ -80,11 +80,12 @@ class Chains:
         parts = [f"steps={steps}", f"chains={count}", f"acceptance={float(self.acceptance.mean()):.3f}"]
         if steps < FEWEST_STEPS:
             parts.append(f"fewer than {FEWEST_STEPS} steps: no diagnostics")
-        elif bool(self.ess.isnan().all()):
+        elif bool(self.effective_samples.isnan().all()):
             parts.append("nothing varies: no diagnostics")
         else:
             worst = float(self.r_hat.nan_to_num(nan=0.0, posinf=math.inf).max())
-            parts += [f"least ess={float(self.ess.nan_to_num(nan=math.inf).min()):.0f}", f"worst r_hat={worst:.3f}"]
+            least = float(self.effective_samples.nan_to_num(nan=math.inf).min())
+            parts += [f"least effective_samples={least:.0f}", f"worst r_hat={worst:.3f}"]
         return f"Chains({', '.join(parts)})"
 
 

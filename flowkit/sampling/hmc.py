@@ -35,7 +35,7 @@ def hmc(
         step_size: the first guess; a tensor (*event) scales coordinates among each other. leapfrog_steps: of a path.
 
     Returns:
-        ``.samples (T, C, *event) .flat .acceptance .r_hat .ess .autocorrelation_time .mean(f) .means(f) .kernel``.
+        ``.samples (T, C, *event) .flat .acceptance .r_hat .effective_samples .autocorrelation_time .mean(f) .means(f) .kernel``.
 
     Raises:
         ConfigError: the target has no gradient. NonFiniteError: a starting point has no density.

@@ -46,7 +46,7 @@ def importance(
         progress: a bar on standard error where there are several batches.
 
     Returns:
-        ``.ess .log_z .log_z_error .elbo .eubo .k_hat .weights .samples .log_weights .mean(f) .means(f) .resample(n)``.
+        ``.ess (a share) .effective_samples .log_z .log_z_error .elbo .eubo .k_hat .weights .samples .log_weights .mean(f) .means(f) .resample(n)``.
 
     Raises:
         ShapeError: events or contexts do not fit. NonFiniteError: log-weights are NaN or plus infinity, or all weights are 0.

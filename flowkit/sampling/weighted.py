@@ -40,15 +40,20 @@ class Weighted:
 
     @functools.cached_property
     def ess(self) -> float:
-        """Kish's effective sample size as a share of all proposals, (sum w)^2 / (N sum w^2), in (0, 1]; never clipped.
+        """Kish's effective sample size as a share of the N samples, (sum w)^2 / (N sum w^2), in (0, 1]; never clipped.
 
-        From few samples it is far too high: with N below 1000 it says nothing.
+        From few samples it is far too high: with N below 1000 it says nothing. ``effective_samples`` is the number.
         """
         return float(ess(self.log_weights)) / len(self.log_weights)
 
     @property
+    def effective_samples(self) -> float:
+        """How many independent samples the N are worth, N ``ess``: a number, in (0, N]."""
+        return self.ess * len(self.log_weights)
+
+    @property
     def clipped_ess(self) -> float:
-        """The same of the weights in use, those that ``clip`` left."""
+        """``ess``, a share, of the weights in use, those that ``clip`` left."""
         return float(ess(self._used)) / len(self._used)
 
     @functools.cached_property
@@ -120,7 +125,7 @@ class Weighted:
         return self.log_weights.index_fill(0, self.log_weights.topk(left_out).indices, -math.inf)
 
     def __repr__(self) -> str:
-        parts = [f"N={len(self.log_weights)}", f"ess={self.ess:.4f}", f"log_z={self.log_z:.4f} ± {self.log_z_error:.2g}"]
+        parts = [f"N={len(self.log_weights)}", f"ess={self.ess:.2%}", f"log_z={self.log_z:.4f} ± {self.log_z_error:.2g}"]
         parts += [f"elbo={self.elbo:.4f}", *([] if self.eubo is None else [f"eubo={self.eubo:.4f}"]), f"k_hat={self.k_hat:.2f}"]
         if len(self.log_weights) < FEWEST:
             parts.append(f"from fewer than {FEWEST} samples: ess too high")

@@ -1,11 +1,10 @@
-"""Arguments, sums and symmetries of mixtures."""
+"""Arguments and symmetries of mixtures."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from flowkit.core.errors import ConfigError
@@ -37,13 +36,6 @@ def _numbers(value: Any) -> np.ndarray | None:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         return None
-
-
-def log_mixture(parts: Tensor, dim: int) -> Tensor:
-    """log sum exp along an axis, the weights of whose gradient sum to one: torch's own rounds far out, and there gives each tied part a weight of one."""
-    top = parts.detach().amax(dim, keepdim=True)
-    top = torch.where(top.isfinite(), top, 0.0)
-    return (parts - top).logsumexp(dim) + top.squeeze(dim)
 
 
 def mixture_symmetries(means: np.ndarray, stds: np.ndarray, shares: np.ndarray) -> frozenset[str]:

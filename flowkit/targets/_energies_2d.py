@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flowkit.targets._components import log_mixture
+from flowkit.numerics.log_mixture import log_mixture
 
 Formula = Callable[[Tensor, Tensor], Tensor]
 EDGE, EDGE_WIDTH = 4.0, 0.1  # where the three strips end, and how softly

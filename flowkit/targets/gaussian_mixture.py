@@ -14,7 +14,8 @@ from torch import Tensor
 from flowkit.core.registry import TARGETS
 from flowkit.core.shapes import check_event, positive_number, sample_shape, whole_number
 from flowkit.core.target import Target
-from flowkit.targets._components import log_mixture, means_of, mixture_symmetries, one_each
+from flowkit.numerics.log_mixture import log_mixture
+from flowkit.targets._components import means_of, mixture_symmetries, one_each
 from flowkit.targets._exact import Exact
 
 
