@@ -70,6 +70,7 @@ def root(r: Tensor, s: Tensor | float, first: Tensor, last: Tensor) -> Tensor:
     rising = middle >= 0
     # where, not abs(), whose derivative at 0 is 0
     far = torch.sqrt(middle * middle + 4 * s * s * r * rest) + torch.where(rising, middle, -middle)
+    far = far.clamp(max=torch.finfo(far.dtype).max / 16)  # the square of a steep end may be no number
     t_part, u_part = torch.where(rising, 2 * s * r, far), torch.where(rising, far, 2 * s * rest)
     return t_part / (t_part + u_part)
 
@@ -101,4 +102,4 @@ def _evaluate(t: Tensor, b: Bin, first: Tensor, last: Tensor) -> tuple[Tensor, T
     y = b.y + b.height * ((s * t * t + first * q) / denominator)
     numerator = last * t * t + 2 * s * q + first * u * u
     ratio = s / denominator
-    return y, torch.log(ratio * ratio * numerator)
+    return y, torch.log(ratio * (ratio * numerator))  # in this order: the square of a small ratio may be no number

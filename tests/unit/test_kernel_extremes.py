@@ -59,6 +59,26 @@ def test_scales_that_overflow_and_underflow(name: str, dtype: torch.dtype) -> No
             torch.testing.assert_close(one, other, rtol=8 * limits.eps, atol=2 * limits.tiny, equal_nan=True)
 
 
+@fused
+@pytest.mark.parametrize("name", ["rational_quadratic_spline", "inverse_rational_quadratic_spline"])
+def test_a_steep_knot(name: str) -> None:
+    """A slope whose square is no float32, or any other large number, leaves all finite, and what float32 can tell as it is in float64."""
+    generator = torch.Generator().manual_seed(0)
+    value = 2.9 * (2 * torch.rand(92, generator=generator) - 1)
+    params = torch.randn(92, 23, generator=generator)
+    for size in (1e3, 1e10, 1e30, -1e30):
+        params[torch.arange(92), torch.arange(92) % 23] = size
+        args = (8, -3.0, 3.0, "linear", 0, "none")
+        with use("reference"):
+            true = OPS[name](value.double(), params.double(), *args)
+        mine, plain = _outputs(name, value, params, *args[:-2])
+        for found in (mine, plain):
+            assert all(torch.isfinite(part).all() for part in found)
+            torch.testing.assert_close(found[0].double(), true[0], rtol=1e-4, atol=1e-4)
+            if not name.startswith("inverse"):  # there the slope changes by its own size within a rounding of the value
+                torch.testing.assert_close(found[1].double(), true[1], rtol=1e-4, atol=1e-4)
+
+
 def test_univariate_without_a_limit_overflows() -> None:
     u = Affine(scale="exp")
     x, log_slope = u.transform(torch.ones(2), torch.tensor([[0.0, 100.0], [2.0, -200.0]]))

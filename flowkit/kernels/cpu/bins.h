@@ -42,20 +42,11 @@ template <> struct Knots<float> {
     inline Vec<float> between(Place from, Place to) const { return __builtin_convertvector(to - from, Vec<float>) * part; }
 };
 
-// The raw numbers of bins become their shares, but for the factor that is returned.
-template <class T> INLINE Vec<T> unscaled_softmax(Vec<T>* raw, int bins) {
-    Vec<T> most = raw[0], sum = {};
-    for (int j = 1; j < bins; j++) most = larger<Vec<T>>(raw[j], most);
-    for (int j = 0; j < bins; j++) sum += raw[j] = exponential<T>(raw[j] - most);
-    return T(1) / sum;
+template <class T> INLINE Vec<T> within(Vec<T> v, T low, T high) {
+    return smaller<Vec<T>>(all<T>(high), larger<Vec<T>>(all<T>(low), v));
 }
 
-template <class T> inline Vec<T> within(Vec<T> v, T low, T high) {
-    v = v < low ? all<T>(low) : v;
-    return v > high ? all<T>(high) : v;
-}
-
-template <class T> inline Vec<T> square_root(Vec<T> z) {
+template <class T> INLINE Vec<T> square_root(Vec<T> z) {
     Vec<T> out;
     for (int i = 0; i < LANES<T>; i++) out[i] = sizeof(T) == 4 ? __builtin_sqrtf(float(z[i])) : __builtin_sqrt(double(z[i]));
     return out;
@@ -64,9 +55,11 @@ template <class T> inline Vec<T> square_root(Vec<T> z) {
 // How many bins a spline has, its ends, and how many numbers an element; and the usual ones, known to the compiler, which unrolls the
 // loops over them.
 struct AnyLayout {
+    static constexpr int most = MOST_BINS;
     int bins, ends, count;
 };
 struct UsualLayout {
+    static constexpr int most = 8;
     static constexpr int bins = 8, ends = LINEAR, count = 23;
 };
 
@@ -101,7 +94,101 @@ template <class T, class Layout = AnyLayout> struct Interval : Layout {
     INLINE void spread(V* shares, V scale, V number, V before, V size, V below, V here) const {
         const V to_raw = scale * stretch();
         below *= to_raw, here *= to_raw;
-        const V mean = ((before - number * least()) * below + (size - least()) * here) / stretch(), zero = {};
+        const V mean = ((before - number * least()) * below + (size - least()) * here) * (T(1) / stretch()), zero = {};
         for (int j = 0; j < bins; j++) shares[j] *= (number > T(j) ? below : number == T(j) ? here : zero) - mean;
+    }
+};
+
+// Brings the raw numbers of bins into the range where exp() loses nothing: only their differences count.
+template <class T> inline __attribute__((noinline)) void shift(Vec<T>* raw, int bins) {
+    Vec<T> most = raw[0];
+    for (int j = 1; j < bins; j++) most = larger<Vec<T>>(raw[j], most);
+    for (int j = 0; j < bins; j++) raw[j] = larger<Vec<T>>(all<T>(Number<T>::lowest), raw[j] - most);
+}
+
+// What unscaled_softmax makes of raw numbers, elsewhere; it may bring these into range.
+template <class T> INLINE Vec<T> exponentials(Vec<T>* raw, Vec<T>* shares, int bins) {
+    if (any_beyond<T>(raw, bins)) shift<T>(raw, bins);
+    Vec<T> sum = shares[0] = short_exponential<T>(raw[0]);
+    for (int j = 1; j < bins; j++) sum += shares[j] = short_exponential<T>(raw[j]);
+    return reciprocal<T>(sum);
+}
+
+// The raw numbers of bins become their shares, but for the factor that is returned.
+template <class T> INLINE Vec<T> unscaled_softmax(Vec<T>* raw, int bins) { return exponentials<T>(raw, raw, bins); }
+
+// Bins one after the other along an axis of the interval, from their shares of it.
+//
+// In float32 the ends are sums of integers, in parts of 2^-31 of the interval. What the shares' common factor lost shows in the
+// total: what it wants of 1, `lost`, is left to be given back to distances along the axis, all of which fall short alike.
+template <class T, class Layout> struct Axis : Knots<T> {
+    typedef Vec<T> V;
+    typedef typename Knots<T>::Place Place;
+    V scale, sizes[Layout::most];
+    Place ends[Layout::most];
+
+    INLINE Axis(const Interval<T, Layout>& all, V* raw, V* shares) : Knots<T>(all.low, all.high), scale(exponentials<T>(raw, shares, all.bins)) {
+        const V stretch = scale * all.stretch();
+        for (int j = 0; j < all.bins; j++) ends[j] = this->next(sizes[j] = shares[j] * stretch + all.least());
+    }
+    INLINE V at(Place from, V, V inside) const { return from + inside; }                // the point so far inside the bin from there on
+    INLINE V over(V size, V per_other, const Axis&) const { return size * per_other; }  // this size over one on another axis
+};
+template <class Layout> struct Axis<float, Layout> : Knots<float> {
+    typedef Vec<float> V;
+    V scale, lost;
+    Place ends[Layout::most];
+
+    INLINE Axis(const Interval<float, Layout>& all, V* raw, V* shares) : Knots<float>(all.low, all.high), scale(exponentials<float>(raw, shares, all.bins)) {
+        const V stretch = scale * (all.stretch() * to_parts);
+        const float least = all.least() * to_parts;
+        for (int j = 0; j < all.bins; j++) ends[j] = sum += __builtin_convertvector(shares[j] * stretch + least, Place);
+        lost = __builtin_convertvector((1 << 30) - sum, V) * (1 / parts);
+    }
+    // `before` is the distance of `from`. A place has more digits than a float: those that its value leaves out go with the rest.
+    INLINE V at(Place from, V before, V inside) const {
+        const V rounded = __builtin_convertvector(from, V), rest = __builtin_convertvector(from - __builtin_convertvector(rounded, Place), V);
+        const V value = rounded * part + middle, missed = rounded * part - (value - middle) + rest * part;
+        return value + (missed + (inside + (before + inside) * lost));
+    }
+    INLINE V over(V size, V per_other, const Axis& other) const {
+        const V made = size * per_other;
+        return made * (lost - other.lost) + made;
+    }
+    INLINE Place place(V value) const {
+        const V away = value - middle, distance = away * to_parts, missed = away * to_parts - distance;  // by a fused multiply-add, where there is one
+        return __builtin_convertvector(distance, Place) + __builtin_convertvector(missed - (distance + 0.5f * parts) * lost, Place);
+    }
+};
+
+// One bin of each lane.
+template <class T> struct Bin {
+    Vec<T> from, extent;
+    template <class Layout> INLINE Bin(const Axis<T, Layout>& axis) : from(axis.first()), extent(axis.sizes[0]) {}
+    template <class Layout> INLINE void choose(Bits<T> here, const Axis<T, Layout>& axis, int j) {
+        from = here ? axis.ends[j - 1] : from, extent = here ? axis.sizes[j] : extent;
+    }
+    template <class Layout> INLINE Vec<T> size(const Axis<T, Layout>&) const { return extent; }
+};
+template <> struct Bin<float> {
+    Bits<float> from, to;
+    template <class Layout> INLINE Bin(const Axis<float, Layout>& axis) : from(axis.first()), to(axis.ends[0]) {}
+    template <class Layout> INLINE void choose(Bits<float> here, const Axis<float, Layout>& axis, int j) {
+        from = here ? axis.ends[j - 1] : from, to = here ? axis.ends[j] : to;
+    }
+    template <class Layout> INLINE Vec<float> size(const Axis<float, Layout>& axis) const { return axis.between(from, to); }
+};
+
+// The way back from one bin to the raw numbers of all sizes along an axis: what is to multiply the shares that unscaled_softmax has
+// left, in bins before the chosen one, in it, and behind it. `to_before` reaches the sizes of the bins before it, `to_here` its own.
+template <class T> struct Spread {
+    Vec<T> below, here, none;
+
+    template <class Layout>
+    INLINE Spread(const Interval<T, Layout>& all, Vec<T> scale, Vec<T> number, Vec<T> before, Vec<T> size, Vec<T> to_before, Vec<T> to_here) {
+        const Vec<T> to_raw = scale * all.stretch(), per = Vec<T>{} + T(1) / all.stretch(), p = (size - all.least()) * per;
+        to_before *= to_raw, to_here *= to_raw;
+        none = -((before - number * all.least()) * per * to_before + p * to_here);
+        below = to_before + none, here = to_here + none;
     }
 };

@@ -39,7 +39,6 @@ template <class T> inline bool any(Bits<T> mask) {
 }
 
 template <class V> inline V size_of(V x) { return x < 0 ? -x : x; }
-template <class V> inline V smaller(V a, V b) { return a < b ? a : b; }
 
 template <class T> struct LogisticMixture {
     typedef Vec<T> V;

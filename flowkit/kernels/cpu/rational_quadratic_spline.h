@@ -20,121 +20,128 @@ namespace {
 
 template <class T, class Layout> struct RationalQuadratic : Interval<T, Layout> {
     typedef Vec<T> V;
+    typedef typename Knots<T>::Place Place;
+    typedef Axis<T, Layout> Bins;
     typedef Interval<T, Layout> Base;
     using Base::bins, Base::ends, Base::inverse, Base::low, Base::high;
     T unit;
 
-    // What is known of LANES elements once their bins are found.
-    struct Tile {
-        typename Knots<T>::Place x, y;
-        V number, w, h, raw0, raw1, scale_w, scale_h, t, u;
+    // The bins that LANES values are in; `before` are the distances of their corners from that of the interval.
+    struct Found {
+        Place x, y;
+        V number, raw0, raw1, before_x, before_y, w, h, per_w, s, distance, d0, d1, t, u;
     };
 
-    // Of the raw widths and heights it leaves what unscaled_softmax does.
-    INLINE void find(V v, V* wide, Tile& a) const {
-        const T least = this->least(), stretch = this->stretch();
-        V* tall = wide + bins;
-        a.scale_w = unscaled_softmax<T>(wide, bins), a.scale_h = unscaled_softmax<T>(tall, bins);
-        const V stretch_w = a.scale_w * stretch, stretch_h = a.scale_h * stretch;
-        const V* bent = tall + bins - (ends == LINEAR ? 1 : 0);  // of a linear end the number is not there
+    // Raw slopes of the knots; that of a linear end is not there.
+    template <class Columns> Columns* slopes_of(Columns* columns) const { return columns + 2 * bins - (ends == LINEAR ? 1 : 0); }
+
+    // Chooses the bins by their ends along one axis.
+    INLINE void choose(Place place, const Place* searched, const V* bent, const Bins& along_x, const Bins& along_y, Bin<T>& x, Bin<T>& y, Found& a) const {
         const V end = ends == LINEAR ? all<T>(unit) : bent[ends == CIRCULAR ? 0 : bins];
-        Knots<T> along_x(low, high), along_y(low, high);
-        const auto place = along_x.place(v);
-        a.x = a.y = along_x.first();
-        a.w = wide[0] * stretch_w + least, a.h = tall[0] * stretch_h + least;
-        a.raw0 = ends == LINEAR ? end : bent[0], a.raw1 = bent[1];
-        V w = a.w, h = a.h, last = a.raw1;
-        a.number = V{};
+        a.number = V{}, a.raw0 = ends == LINEAR ? end : bent[0], a.raw1 = bent[1];
         for (int j = 1; j < bins; j++) {
-            const auto x = along_x.next(w), y = along_y.next(h);
-            const V next = j + 1 < bins ? bent[j + 1] : end;
-            const auto here = place >= (inverse ? y : x);
-            w = wide[j] * stretch_w + least, h = tall[j] * stretch_h + least;
-            a.x = here ? x : a.x, a.w = here ? w : a.w, a.y = here ? y : a.y, a.h = here ? h : a.h;
-            a.raw0 = here ? last : a.raw0, a.raw1 = here ? next : a.raw1;
+            const auto here = place >= searched[j - 1];
+            x.choose(here, along_x, j), y.choose(here, along_y, j);
+            a.raw0 = here ? bent[j] : a.raw0, a.raw1 = here ? (j + 1 < bins ? bent[j + 1] : end) : a.raw1;
             a.number = here ? all<T>(T(j)) : a.number;
-            last = next;
         }
     }
 
-    // t and 1 - t of a value within the interval.
-    INLINE void locate(V v, Tile& a, V s, V d0, V d1) const {
-        const Knots<T> knots(low, high);
-        const V nan = v - v, from = knots.between(inverse ? a.y : a.x, knots.place(v)) + nan;  // NaN has no place
+    // The bins that values are in, among those along both axes.
+    INLINE void find(V v, const V* bent, const Bins& along_x, const Bins& along_y, Found& a) const {
+        Bin<T> x(along_x), y(along_y);
+        if (inverse) {
+            const Place place = along_y.place(v);
+            choose(place, along_y.ends, bent, along_x, along_y, x, y, a);
+            a.distance = along_y.between(y.from, place);
+        } else {
+            const Place place = along_x.place(v);
+            choose(place, along_x.ends, bent, along_x, along_y, x, y, a);
+            a.distance = along_x.between(x.from, place);
+        }
+        a.distance += v - v;  // NaN has no place
+        a.x = x.from, a.y = y.from, a.before_x = along_x.between(along_x.first(), x.from), a.before_y = along_y.between(along_y.first(), y.from);
+        a.w = x.size(along_x), a.h = y.size(along_y), a.per_w = reciprocal<T>(a.w), a.s = along_y.over(a.h, a.per_w, along_x);
+    }
+
+    // t and 1 - t, from the distance and the slopes.
+    INLINE void locate(Found& a) const {
         if (!inverse) {
-            a.t = within<T>(from / a.w, T(0), T(1)), a.u = T(1) - a.t;
+            a.t = within<T>(a.distance * a.per_w, T(0), T(1)), a.u = T(1) - a.t;
             return;
         }
-        const V r = within<T>(from / a.h, T(0), T(1)), left = T(1) - r, m = left * d0 - r * d1;
+        const V r = within<T>(a.distance * reciprocal<T>(a.h), T(0), T(1)), rest = T(1) - r, m = rest * a.d0 - r * a.d1;
         const auto rising = m >= T(0);
-        const V far = square_root<T>(m * m + T(4) * s * s * r * left) + (rising ? m : -m), near = T(2) * s * (rising ? r : left), sum = T(1) / (far + near);
-        a.t = (rising ? near : far) * sum, a.u = (rising ? far : near) * sum;
+        const V root = square_root<T>(m * m + T(4) * a.s * a.s * r * rest) + (rising ? m : -m), near = T(2) * a.s * (rising ? r : rest);
+        const V far = smaller<V>(all<T>(Number<T>::most), root), share = reciprocal<T>(far + near);  // the square of a steep end may be no number
+        a.t = (rising ? near : far) * share, a.u = (rising ? far : near) * share;
     }
 
     INLINE void map_columns(V given, V* columns, V& out, V& slope) const {
-        Tile a;
-        const V v = within<T>(given, low, high);
-        find(v, columns, a);
-        const V s = a.h / a.w, d0 = soft<T>(a.raw0).plus + T(FLOOR), d1 = soft<T>(a.raw1).plus + T(FLOOR);
-        locate(v, a, s, d0, d1);
-        const V t = a.t, u = a.u, q = t * u, shrink = T(1) / (s * (t * t + u * u) + (d0 + d1) * q), ratio = s * shrink;
-        const V steep = logarithm<T>(ratio * ratio * (d1 * t * t + T(2) * s * q + d0 * u * u));
-        const Knots<T> knots(low, high);
-        const V made = inverse ? knots.value(a.x) + t * a.w : knots.value(a.y) + a.h * ((s * t * t + d0 * q) * shrink);
+        V wide[Layout::most], tall[Layout::most];
+        const Bins along_x(*this, columns, wide), along_y(*this, columns + bins, tall);
+        Found a;
+        find(within<T>(given, low, high), slopes_of(columns), along_x, along_y, a);
+        a.d0 = soft<T>(a.raw0).plus + T(FLOOR), a.d1 = soft<T>(a.raw1).plus + T(FLOOR);
+        locate(a);
+        const V s = a.s, t = a.t, u = a.u, q = t * u, per_d = reciprocal<T>(s * (t * t + u * u) + (a.d0 + a.d1) * q), ratio = s * per_d;
+        const V steep = logarithm<T>(ratio * (ratio * (a.d1 * t * t + T(2) * s * q + a.d0 * u * u)));
+        const V made = inverse ? along_x.at(a.x, a.before_x, t * a.w) : along_y.at(a.y, a.before_y, a.h * ((s * t * t + a.d0 * q) * per_d));
         this->put_ends(given, made, steep, out, slope);
     }
 
     INLINE void return_columns(V grad_out, V grad_slope, V given, V* columns, V& grad_value) const {
-        Tile a;
-        const V v = within<T>(given, low, high);
-        find(v, columns, a);
-        const Soft<T> s0 = soft<T>(a.raw0), s1 = soft<T>(a.raw1);
-        const V s = a.h / a.w, d0 = s0.plus + T(FLOOR), d1 = s1.plus + T(FLOOR), per_w = T(1) / a.w;
-        locate(v, a, s, d0, d1);
-        const V t = a.t, u = a.u, q = t * u, per_d = T(1) / (s * (t * t + u * u) + (d0 + d1) * q);
-        const V p = d1 * t * t + T(2) * s * q + d0 * u * u, per_p = T(1) / p, rise = (s * t * t + d0 * q) * per_d, fall = (s * u * u + d1 * q) * per_d;
-        const V lt = (T(2) * (d1 * t - d0 * u) + T(2) * s * (u - t)) * per_p - T(2) * (d0 + d1 - T(2) * s) * (u - t) * per_d;
+        const Bins along_x(*this, columns, columns), along_y(*this, columns + bins, columns + bins);
+        Found a;
+        find(within<T>(given, low, high), slopes_of(columns), along_x, along_y, a);
+        const Soft<T> soft0 = soft<T>(a.raw0), soft1 = soft<T>(a.raw1);
+        a.d0 = soft0.plus + T(FLOOR), a.d1 = soft1.plus + T(FLOOR);
+        locate(a);
+        const V d0 = a.d0, d1 = a.d1, s = a.s, t = a.t, u = a.u, q = t * u, tt = d1 * t * t, uu = d0 * u * u;
+        const V per_d = reciprocal<T>(s * (t * t + u * u) + (d0 + d1) * q), p = tt + T(2) * s * q + uu, per_p = reciprocal<T>(p);
+        const V lt = T(2) * (((d1 * t - d0 * u) + s * (u - t)) * per_p - (d0 + d1 - T(2) * s) * (u - t) * per_d);
         V g = grad_out, h = grad_slope, received;
+        if (ends == LINEAR) {  // beyond the ends the parameters receive nothing
+            const auto inside = (given >= low) & (given <= high);
+            g = inside ? g : V{}, h = inside ? h : V{};
+        }
         if (inverse) {
             h = -h;
-            const V dydx = s * s * p * per_d * per_d;
-            received = (g + h * lt * per_w) / dydx;
+            received = (g + h * lt * a.per_w) * reciprocal<T>(s * per_d * (s * per_d * p));
             g = -received;
         }
-        const V scaled = g * a.h * per_d, c = d1 * t * t - d0 * u * u;
-        const V gt = scaled * s * p * per_d + h * lt;
-        if (!inverse) received = gt * per_w;
-        const V hs = T(2) * h * q * (per_p + (d0 + d1) * per_d / s), gs = scaled * q * c * per_d + hs;
-        const V lean = scaled * s * t * per_d * (d1 * t * t * (T(1) + u) + T(2) * s * q + d0 * u * u * t);
-        V gx = -gt * per_w, gw = -(lean + h * lt * t + hs * s) * per_w, gy = g, gh = g * rise + gs * per_w;
-        V g0 = (scaled * q * fall + h * (u * u * per_p - T(2) * q * per_d)) * s0.sigmoid;
-        V g1 = (h * (t * t * per_p - T(2) * q * per_d) - scaled * q * rise) * s1.sigmoid;
-        const V zero = {};
-        if (ends == LINEAR) {
-            const auto inside = (given >= low) & (given <= high);
-            gx = inside ? gx : zero, gw = inside ? gw : zero, gy = inside ? gy : zero, gh = inside ? gh : zero, g0 = inside ? g0 : zero, g1 = inside ? g1 : zero;
-        }
+        const V scaled = g * a.h * per_d, to_t = scaled * s * p * per_d + h * lt;
+        if (!inverse) received = to_t * a.per_w;
         grad_value = this->received(given, grad_out, received);
-        spread_all(a, columns, gx, gw, gy, gh, g0, g1);
+        const V hs = T(2) * h * q * (per_p + (d0 + d1) * per_d * (a.w * reciprocal<T>(a.h))), to_s = scaled * q * (tt - uu) * per_d + hs;
+        const V lean = scaled * s * t * per_d * (tt * (T(1) + u) + T(2) * s * q + uu * t);
+        const V rise = (s * t * t + d0 * q) * per_d, fall = (s * u * u + d1 * q) * per_d, both = T(2) * q * per_d;
+        const V to_0 = (scaled * q * fall + h * (u * u * per_p - both)) * soft0.sigmoid;
+        const V to_1 = (h * (t * t * per_p - both) - scaled * q * rise) * soft1.sigmoid;
+        const Spread<T> x(*this, along_x.scale, a.number, a.before_x, a.w, -to_t * a.per_w, -(lean + h * lt * t + hs * s) * a.per_w);
+        const Spread<T> y(*this, along_y.scale, a.number, a.before_y, a.h, g, g * rise + to_s * a.per_w);
+        spread(a.number, x, y, to_0, to_1, columns);
     }
 
     // From the chosen bin to the raw numbers of all bins, over the shares that the columns hold.
-    INLINE void spread_all(const Tile& a, V* wide, V gx, V gw, V gy, V gh, V g0, V g1) const {
-        V* tall = wide + bins;
-        V* bent = tall + bins;
-        const Knots<T> knots(low, high);
-        this->spread(wide, a.scale_w, a.number, knots.between(knots.first(), a.x), a.w, gx, gw);
-        this->spread(tall, a.scale_h, a.number, knots.between(knots.first(), a.y), a.h, gy, gh);
+    INLINE void spread(V number, const Spread<T>& x, const Spread<T>& y, V to_0, V to_1, V* wide) const {
+        V *tall = wide + bins, *bent = slopes_of(wide);
         const V zero = {};
-        const int first = ends == LINEAR ? 1 : 0, last = ends == BOUNDED ? bins : bins - 1;
-        for (int j = first; j <= last; j++) bent[j - first] = a.number == T(j) ? g0 : a.number == T(j - 1) ? g1 : zero;
-        if (ends == CIRCULAR) bent[0] += a.number == T(bins - 1) ? g1 : zero;
+        for (int j = 0; j < bins; j++) {
+            const auto behind = number > T(j), reached = number > T(j - 1), near = number > T(j - 2);
+            wide[j] *= behind ? x.below : reached ? x.here : x.none;
+            tall[j] *= behind ? y.below : reached ? y.here : y.none;
+            if (j > 0 || ends != LINEAR) bent[j] = behind ? zero : reached ? to_0 : j > 0 && near ? to_1 : zero;
+        }
+        const V last = number == T(bins - 1) ? to_1 : zero;
+        if (ends == BOUNDED) bent[bins] = last;
+        if (ends == CIRCULAR) bent[0] += last;
     }
 };
 
 template <class T, class Use> void with_rational_quadratic(int bins, int ends, int inverse, double low, double high, double unit, const Use& use) {
-    typedef UsualLayout Usual;
-    if (bins == Usual::bins && ends == Usual::ends) return use(RationalQuadratic<T, Usual>{{{}, inverse != 0, T(low), T(high)}, T(unit)});
+    if constexpr (sizeof(T) == sizeof(float))  // in double it would only take longer to compile
+        if (bins == UsualLayout::bins && ends == UsualLayout::ends) return use(RationalQuadratic<T, UsualLayout>{{{}, inverse != 0, T(low), T(high)}, T(unit)});
     use(RationalQuadratic<T, AnyLayout>{{{bins, ends, 2 * bins + knot_count(bins, ends)}, inverse != 0, T(low), T(high)}, T(unit)});
 }
 

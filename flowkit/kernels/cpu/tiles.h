@@ -25,13 +25,17 @@ struct Rows {
     }
 };
 
-typedef double Doubles __attribute__((vector_size(32)));
-
-template <class T> inline Doubles four(const T* from) {
-    typedef T Four __attribute__((vector_size(4 * sizeof(T))));
-    Four v;
-    std::memcpy(&v, from, sizeof v);
-    return __builtin_convertvector(v, Doubles);
+// The sums of a register's numbers by their places in a register of doubles.
+template <class T> INLINE Vec<double> widened(const T* from) {
+    typedef T Some __attribute__((vector_size(sizeof(T) * LANES<double>)));
+    Vec<double> sum = {};
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES<T>; i += LANES<double>) {
+        Some v;
+        std::memcpy(&v, from + i, sizeof v);
+        sum += __builtin_convertvector(v, Vec<double>);
+    }
+    return sum;
 }
 
 // Adds up what the tiles yield, row after row.
@@ -39,11 +43,26 @@ template <class T> struct RowSums {
     const int64_t length;
     T* next;
     int64_t left;
-    Doubles sums = {};
+    Vec<double> sums = {};
 
     RowSums(int64_t length, T* first) : length(length), next(first), left(length) {}
 
-    void add(const T* terms, int64_t count) {
+    INLINE void add(const T* terms) {
+        if (left < LANES<T>) return add(terms, LANES<T>);
+        sums += widened<T>(terms);
+        if (left -= LANES<T>) return;
+        *next++ = total(), left = length;
+    }
+    INLINE T total() {
+        double parts[LANES<double>];
+        std::memcpy(parts, &sums, sizeof sums);
+        sums = Vec<double>{};
+#pragma GCC unroll 3
+        for (int half = LANES<double> / 2; half; half /= 2)
+            for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+        return T(parts[0]);
+    }
+    __attribute__((noinline)) void add(const T* terms, int64_t count) {
         if (length == 1) {
             std::memcpy(next, terms, sizeof(T) * count);
             next += count;
@@ -52,11 +71,9 @@ template <class T> struct RowSums {
         for (int64_t i = 0; i < count;) {
             const int64_t stop = left < count - i ? i + left : count;
             left -= stop - i;
-            for (; i + 4 <= stop; i += 4) sums += four(terms + i);
-            for (; i < stop; i++) sums[0] += terms[i];
+            for (; i < stop; i++) sums[i % LANES<double>] += terms[i];
             if (left) return;
-            *next++ = T((sums[0] + sums[1]) + (sums[2] + sums[3]));
-            sums = Doubles{}, left = length;
+            *next++ = total(), left = length;
         }
     }
 };
@@ -69,59 +86,76 @@ template <class T> struct RowNumbers {
 
     RowNumbers(int64_t length, const T* first) : length(length), next(first), left(length) {}
 
-    void take(T* numbers, int64_t count) {
+    INLINE Vec<T> take() {
+        if (left < LANES<T>) return take(LANES<T>);
+        const Vec<T> numbers = all<T>(*next);
+        if (!(left -= LANES<T>)) next++, left = length;
+        return numbers;
+    }
+    __attribute__((noinline)) Vec<T> take(int64_t count) {
+        T numbers[LANES<T>] = {};
         if (length == 1) {
             std::memcpy(numbers, next, sizeof(T) * count);
             next += count;
-            return;
+            return load<T>(numbers);
         }
         for (int64_t i = 0; i < count;) {
             const int64_t stop = left < count - i ? i + left : count;
             left -= stop - i;
             for (; i < stop; i++) numbers[i] = *next;
-            if (left) return;
+            if (left) break;
             next++, left = length;
         }
+        return load<T>(numbers);
     }
 };
 
 // A map on whole tiles: LANES elements, whose numbers lie one element after the other.
-template <class T, class Map> INLINE void tile(const Map& map, const T* value, const T* params, T* out, T* slope) {
+template <class T, class Map> INLINE void tile(const Map& map, bool normal, const T* value, const T* params, T* out, T* slope) {
     Vec<T> columns[MOST_PARAMETERS + 2], made, steep;
     columns_of<T>(params, map.count, columns + 1);
     map.map_columns(load<T>(value), columns + 1, made, steep);
     store<T>(out, made);
-    store<T>(slope, steep);
+    store<T>(slope, normal ? steep - T(0.5) * made * made - T(HALF_LOG_2PI) : steep);
+}
+template <class T, class Map> __attribute__((noinline)) void tile_apart(Map map, bool normal, const T* value, const T* params, T* out, T* slope) {
+    tile<T>(map, normal, value, params, out, slope);
 }
 template <class T, class Map>
-INLINE void backward_tile(const Map& map, const T* grad_out, const T* grad_slope, const T* value, const T* params, T* grad_value, T* grad_params) {
-    Vec<T> columns[MOST_PARAMETERS + 2], passed;
+INLINE void backward_tile(const Map& map, bool normal, const T* grad_out, Vec<T> grad_slope, const T* value, const T* params, T* grad_value, T* grad_params) {
+    Vec<T> columns[MOST_PARAMETERS + 2], received = load<T>(grad_out), passed;
+    if (normal) {
+        T made[LANES<T>], unused[LANES<T>];
+        tile_apart<T>(map, false, value, params, made, unused);
+        received -= load<T>(made) * grad_slope;
+    }
     columns_of<T>(params, map.count, columns + 1);
-    map.return_columns(load<T>(grad_out), load<T>(grad_slope), load<T>(value), columns + 1, passed);
+    map.return_columns(received, grad_slope, load<T>(value), columns + 1, passed);
     store<T>(grad_value, passed);
     rows_of<T>(columns + 1, map.count, grad_params);
 }
+template <class T, class Map>
+__attribute__((noinline)) void backward_tile_apart(Map map, bool normal, const T* grad_out, Vec<T> grad_slope, const T* value, T* params, T* grad_value) {
+    backward_tile<T>(map, normal, grad_out, grad_slope, value, params, grad_value, params);
+}
 
-template <class T, class Map> inline void forward_rows(const Map& map, const Rows& rows, const T* value, const T* params, T* out, T* log_det, int64_t begin, int64_t end) {
+template <class T, class Map>
+inline void forward_rows(const Map& shared, const Rows& rows, const T* value, const T* params, T* out, T* log_det, int64_t begin, int64_t end) {
     constexpr int L = LANES<T>;
+    const Map map = shared;  // nothing that is written to may be part of it, so its constants stay in registers
+    const bool normal = rows.normal;
     RowSums<T> sums(rows.length, log_det + begin);
     T slope[L];
-    const auto one = [&](const T* some, const T* numbers, T* made) {
-        tile<T>(map, some, numbers, made, slope);
-        if (!rows.normal) return;
-        const Vec<T> v = load<T>(made);
-        store<T>(slope, load<T>(slope) - T(0.5) * v * v - T(HALF_LOG_2PI));
-    };
     int64_t i = begin * rows.length;
     const int64_t last = end * rows.length;
-    for (; i + L <= last; i += L) one(value + i, params + i * map.count, out + i), sums.add(slope, L);
+    for (; i + L <= last; i += L) tile<T>(map, normal, value + i, params + i * map.count, out + i, slope), sums.add(slope);
     if (i == last) return;
     const int64_t rest = last - i;
     T some[L] = {}, made[L], numbers[L * MOST_PARAMETERS];
     std::memset(numbers, 0, sizeof(T) * L * map.count);
     std::memcpy(some, value + i, sizeof(T) * rest);
     std::memcpy(numbers, params + i * map.count, sizeof(T) * rest * map.count);
-    one(some, numbers, made);
+    tile_apart<T>(shared, normal, some, numbers, made, slope);
     std::memcpy(out + i, made, sizeof(T) * rest);
     sums.add(slope, rest);
 }
@@ -131,29 +165,24 @@ template <class T> struct Gradients {
     T *value, *params;
 };
 
-template <class T, class Map> inline void backward_rows(const Map& map, const Rows& rows, const T* value, const T* params, const Gradients<T>& grad, int64_t begin, int64_t end) {
+template <class T, class Map>
+inline void backward_rows(const Map& shared, const Rows& rows, const T* value, const T* params, const Gradients<T>& grad, int64_t begin, int64_t end) {
     constexpr int L = LANES<T>;
+    const Map map = shared;
+    const bool normal = rows.normal;
     RowNumbers<T> numbers(rows.length, grad.log_det + begin);
-    T slope[L], passed[L], unused[L];
-    const auto one = [&](const T* given, const T* some, const T* raw, T* of_value, T* of_params) {
-        if (!rows.normal) return backward_tile<T>(map, given, slope, some, raw, of_value, of_params);
-        tile<T>(map, some, raw, passed, unused);
-        store<T>(passed, load<T>(given) - load<T>(passed) * load<T>(slope));
-        backward_tile<T>(map, passed, slope, some, raw, of_value, of_params);
-    };
     int64_t i = begin * rows.length;
     const int64_t last = end * rows.length;
-    for (; i + L <= last; i += L) numbers.take(slope, L), one(grad.out + i, value + i, params + i * map.count, grad.value + i, grad.params + i * map.count);
+    for (; i + L <= last; i += L)
+        backward_tile<T>(map, normal, grad.out + i, numbers.take(), value + i, params + i * map.count, grad.value + i, grad.params + i * map.count);
     if (i == last) return;
     const int64_t rest = last - i;
     T given[L] = {}, some[L] = {}, made[L], raw[L * MOST_PARAMETERS];
     std::memset(raw, 0, sizeof(T) * L * map.count);
-    std::memset(slope, 0, sizeof slope);
     std::memcpy(given, grad.out + i, sizeof(T) * rest);
     std::memcpy(some, value + i, sizeof(T) * rest);
     std::memcpy(raw, params + i * map.count, sizeof(T) * rest * map.count);
-    numbers.take(slope, rest);
-    one(given, some, raw, made, raw);
+    backward_tile_apart<T>(shared, normal, given, numbers.take(rest), some, raw, made);
     std::memcpy(grad.value + i, made, sizeof(T) * rest);
     std::memcpy(grad.params + i * map.count, raw, sizeof(T) * rest * map.count);
 }

@@ -37,37 +37,70 @@ template <class T> inline Vec<T> load(const T* from) {
 template <class T> inline void store(T* to, Vec<T> v) { std::memcpy(to, &v, sizeof v); }
 template <class T> inline Vec<T> all(T value) { return Vec<T>{} + value; }
 template <class V> inline V larger(V a, V b) { return a > b ? a : b; }  // b where either is NaN
+template <class V> inline V smaller(V a, V b) { return a < b ? a : b; }
 
-// Lanes of a and b in turn: from their first halves, or from their second halves.
-template <class T, int start> inline Vec<T> interleave(Vec<T> a, Vec<T> b) {
-    constexpr int half = start / 2;
+// Shuffles inside the 16-byte chunks of registers, which cost less than any others, and of whole chunks.
+constexpr int CHUNKS = VECTOR_BYTES / 16;
+template <class T> constexpr int IN_CHUNK = 16 / int(sizeof(T));
+
+// The numbers of a and b that `number` (register 0 or 1, lane) names for each lane.
+template <class T, class Number> INLINE Vec<T> shuffled(Vec<T> a, Vec<T> b, const Number& number) {
 #ifdef __clang__
     Vec<T> out;
-    for (int i = 0; i < LANES<T>; i++) out[i] = i % 2 ? b[half + i / 2] : a[half + i / 2];  // becomes one shuffle
+    for (int i = 0; i < LANES<T>; i++) out[i] = number(i) < LANES<T> ? a[number(i)] : b[number(i) - LANES<T>];  // becomes one shuffle
     return out;
 #else
     Bits<T> mask;
-    for (int i = 0; i < LANES<T>; i++) mask[i] = half + i / 2 + (i % 2 ? LANES<T> : 0);
+    for (int i = 0; i < LANES<T>; i++) mask[i] = number(i);
     return __builtin_shuffle(a, b, mask);
 #endif
 }
+// In each chunk the lower (upper) halves of a and b, units of `size` numbers in turn.
+template <class T, int size, bool upper> INLINE Vec<T> interleave(Vec<T> a, Vec<T> b) {
+    return shuffled<T>(a, b, [](int i) {
+        constexpr int C = IN_CHUNK<T>;
+        const int in = i % C;
+        return i / C * C + (upper ? C / 2 : 0) + in / (2 * size) * size + in % size + (in / size % 2 ? LANES<T> : 0);
+    });
+}
+// The even (odd) chunks of a, then those of b.
+template <class T, bool odd> INLINE Vec<T> chunks(Vec<T> a, Vec<T> b) {
+    return shuffled<T>(a, b, [](int i) {
+        constexpr int C = IN_CHUNK<T>;
+        return (2 * (i / C) + odd) * C + i % C;
+    });
+}
 
-// A square block of LANES rows, transposed in registers: log2(LANES) rounds of pairwise interleaving.
-template <class T, int width = LANES<T>> struct Transpose {
-    static inline void run(Vec<T>* r) {
-        Vec<T> next[LANES<T>];
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES<T> / 2; i++) {
-            next[2 * i] = interleave<T, 0>(r[i], r[i + LANES<T> / 2]);
-            next[2 * i + 1] = interleave<T, LANES<T>>(r[i], r[i + LANES<T> / 2]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES<T>; i++) r[i] = next[i];
-        Transpose<T, width / 2>::run(r);
+// Squares of IN_CHUNK rows and columns, as many as a register has chunks, from so many registers on.
+template <class T> INLINE void transpose_in_chunks(Vec<T>* r) {
+    if constexpr (IN_CHUNK<T> == 2) {
+        const Vec<T> a = r[0];
+        r[0] = interleave<T, 1, false>(a, r[1]), r[1] = interleave<T, 1, true>(a, r[1]);
+    } else {
+        const Vec<T> a = interleave<T, 1, false>(r[0], r[1]), b = interleave<T, 1, true>(r[0], r[1]);
+        const Vec<T> c = interleave<T, 1, false>(r[2], r[3]), d = interleave<T, 1, true>(r[2], r[3]);
+        r[0] = interleave<T, 2, false>(a, c), r[1] = interleave<T, 2, true>(a, c), r[2] = interleave<T, 2, false>(b, d), r[3] = interleave<T, 2, true>(b, d);
     }
-};
-template <class T> struct Transpose<T, 1> {
-    static inline void run(Vec<T>*) {}
+}
+
+// A square block of LANES rows, transposed in registers: inside the chunks, then whole chunks.
+template <class T> struct Transpose {
+    static INLINE void run(Vec<T>* r) {
+        constexpr int C = IN_CHUNK<T>;
+#pragma GCC unroll 4
+        for (int i = 0; i < LANES<T>; i += C) transpose_in_chunks<T>(r + i);
+#pragma GCC unroll 4
+        for (int i = 0; i < C; i++) {
+            if constexpr (CHUNKS == 2) {
+                const Vec<T> a = r[i], b = r[i + C];
+                r[i] = chunks<T, false>(a, b), r[i + C] = chunks<T, true>(a, b);
+            } else if constexpr (CHUNKS == 4) {
+                const Vec<T> a = chunks<T, false>(r[i], r[i + C]), b = chunks<T, true>(r[i], r[i + C]);
+                const Vec<T> c = chunks<T, false>(r[i + 2 * C], r[i + 3 * C]), d = chunks<T, true>(r[i + 2 * C], r[i + 3 * C]);
+                r[i] = chunks<T, false>(a, c), r[i + C] = chunks<T, false>(b, d), r[i + 2 * C] = chunks<T, true>(a, c), r[i + 3 * C] = chunks<T, true>(b, d);
+            }
+        }
+    }
 };
 
 #if defined(__has_builtin) && !defined(__clang__) && VECTOR_BYTES >= 32
@@ -78,7 +111,7 @@ template <class T> struct Transpose<T, 1> {
 #endif
 
 // A block of LANES rows of `count` numbers, from column `first` on: into columns, and back.
-template <class T> inline void block_of(const T* rows, int count, int first, Vec<T>* columns) {
+template <class T> INLINE void block_of(const T* rows, int count, int first, Vec<T>* columns) {
     constexpr int L = LANES<T>;
     Vec<T> block[L];
 #pragma GCC unroll 16
@@ -87,7 +120,7 @@ template <class T> inline void block_of(const T* rows, int count, int first, Vec
 #pragma GCC unroll 16
     for (int i = 0; i < L; i++) columns[first + i] = block[i];
 }
-template <class T> inline void block_back(const Vec<T>* columns, int count, int first, T* rows) {
+template <class T> INLINE void block_back(const Vec<T>* columns, int count, int first, T* rows) {
     constexpr int L = LANES<T>;
     Vec<T> block[L];
 #pragma GCC unroll 16
@@ -99,9 +132,12 @@ template <class T> inline void block_back(const Vec<T>* columns, int count, int 
 
 // Covers `count` columns with blocks; the last may overlap the one before, so nothing beyond a row is touched. Rows too short for
 // a block are left to `single`.
-template <class T, class Whole, class Half, class Single> inline void in_blocks(int count, const Whole& whole, const Half& half, const Single& single) {
+template <class T, class Whole, class Half, class Single> INLINE void in_blocks(int count, const Whole& whole, const Half& half, const Single& single) {
     constexpr int L = LANES<T>, H = L / 2;
     int j = 0;
+#ifdef HAS_HALF_BLOCKS
+    if (count >= H) { for (; count - j >= H; j += H) half(j); if (j<count) half(count-H); return; }
+#endif
     for (; count - j >= L; j += L) whole(j);
     if (j == count) return;
 #ifdef HAS_HALF_BLOCKS
@@ -113,31 +149,31 @@ template <class T, class Whole, class Half, class Single> inline void in_blocks(
 }
 
 // LANES rows of `count` numbers each -> columns[j] holds the j-th number of every row.
-template <class T> inline void columns_of(const T* rows, int count, Vec<T>* columns) {
-    const auto single = [&] {
+template <class T> INLINE void columns_of(const T* rows, int count, Vec<T>* columns) {
+    const auto single = [&]() __attribute__((always_inline)) {
         T* out = reinterpret_cast<T*>(columns);
         for (int i = 0; i < LANES<T>; i++)
             for (int j = 0; j < count; j++) out[j * LANES<T> + i] = rows[i * count + j];
     };
-    const auto half = [&](int first) {
+    const auto half = [&](int first) __attribute__((always_inline)) {
 #ifdef HAS_HALF_BLOCKS
         half_block_of<T>(rows, count, first, columns);
 #endif
     };
-    in_blocks<T>(count, [&](int first) { block_of<T>(rows, count, first, columns); }, half, single);
+    in_blocks<T>(count, [&](int first) __attribute__((always_inline)) { block_of<T>(rows, count, first, columns); }, half, single);
 }
 
 // The way back.
-template <class T> inline void rows_of(const Vec<T>* columns, int count, T* rows) {
-    const auto single = [&] {
+template <class T> INLINE void rows_of(const Vec<T>* columns, int count, T* rows) {
+    const auto single = [&]() __attribute__((always_inline)) {
         const T* in = reinterpret_cast<const T*>(columns);
         for (int i = 0; i < LANES<T>; i++)
             for (int j = 0; j < count; j++) rows[i * count + j] = in[j * LANES<T> + i];
     };
-    const auto half = [&](int first) {
+    const auto half = [&](int first) __attribute__((always_inline)) {
 #ifdef HAS_HALF_BLOCKS
         half_block_back<T>(columns, count, first, rows);
 #endif
     };
-    in_blocks<T>(count, [&](int first) { block_back<T>(columns, count, first, rows); }, half, single);
+    in_blocks<T>(count, [&](int first) __attribute__((always_inline)) { block_back<T>(columns, count, first, rows); }, half, single);
 }

@@ -93,7 +93,7 @@ def forward(given: tl.tensor, table: tl.tensor, SHAPE: tl.constexpr, INVERSE: tl
     q = t * u
     shrink = 1.0 / (s * (t * t + u * u) + (d0 + d1) * q)
     ratio = s * shrink
-    steep = tl.log(ratio * ratio * (d1 * t * t + 2.0 * s * q + d0 * u * u))
+    steep = tl.log(ratio * (ratio * (d1 * t * t + 2.0 * s * q + d0 * u * u)))  # the square of a steep end may be no number
     made = x + t * w if INVERSE else y + h * ((s * t * t + d0 * q) * shrink)
     return joined(given, made, -steep if INVERSE else steep, SHAPE)
 
