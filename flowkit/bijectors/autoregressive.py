@@ -20,6 +20,7 @@ from flowkit.core.shapes import positive, positive_sizes, sum_event, whole_numbe
 from flowkit.core.traits import Jacobian
 from flowkit.core.transform import Bijector
 from flowkit.core.univariate import Univariate
+from flowkit.kernels.steps import Run
 from flowkit.nets import Constant, MaskedMLP
 
 SOLVED_LEVELS = 16  # the most for which a score is solved for, not found by a second pass
@@ -126,6 +127,10 @@ class Autoregressive(Bijector):
         run = net.start_steps(self._arranged, x, context) if self._arranged and hasattr(net, "start_steps") else None
         if run is None:
             run = _WholePasses(self, x, context)
+        elif isinstance(run, Run) and (found := self._univariate.as_op(inverse=True)) is not None and found[0].stepped is not None:
+            whole = found[0].stepped.attempt(x, run.stack, *found[1])
+            if whole is not None:
+                return whole  # type: ignore[no-any-return]
         columns = x.movedim(-1, 0).index_select(0, self.by_level).split([len(index) for index in self._levels])
         solved, values, slopes = None, [], []
         for column, univariate in zip(columns, self._by_level, strict=True):

@@ -17,6 +17,7 @@ from flowkit.kernels.conditioned import ConditionedOp
 from flowkit.kernels.cpu.scalar_map import CpuScalarMap
 from flowkit.kernels.op import Fused, Op
 from flowkit.kernels.operators import Pair, operators
+from flowkit.kernels.stepped import SteppedOp
 
 
 class Kernels(Protocol):
@@ -37,9 +38,11 @@ class ScalarOp(Op):
 
     Attributes:
         conditioned: the op of a whole layer over the map, if there is one.
+        stepped: the op of a layer whose coordinates become known level by level, if there is one.
     """
 
     conditioned: ConditionedOp | None = None
+    stepped: SteppedOp | None = None
 
 
 def scalar_ops(
@@ -93,6 +96,7 @@ def scalar_ops(
         op = ScalarOp(full, reference, fused_gpu, fused_cpu, supports, judged)
         if isinstance(cpu, CpuScalarMap) and not (inverse and iterative):
             op.conditioned = ConditionedOp(op, cpu, bool(inverse), count, limits, examples)
+            op.stepped = SteppedOp(op, cpu, count, limits) if inverse else None
         made.append(op)
     return made[0], made[1]
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
+_NUMBERS = {"negative_slope": 0.01, "alpha": 1.0}  # of activations, where their names stand for them
+
 
 class DenseLayers(NamedTuple):
     """A stack of dense layers as it stands now.
@@ -23,7 +25,8 @@ class DenseLayers(NamedTuple):
 
 def is_plain(*modules: nn.Module) -> bool:
     """Whether modules may be read: their class's own forward, and no hook waits for a call, of theirs or of all modules."""
-    if global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks or global_hooks._global_backward_hooks:
+    every = global_hooks
+    if every._global_forward_hooks or every._global_forward_pre_hooks or every._global_backward_hooks or every._global_backward_pre_hooks:
         return False
     for part in modules:
         if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks or "forward" in part.__dict__:
@@ -32,14 +35,17 @@ def is_plain(*modules: nn.Module) -> bool:
 
 
 def read_layers(layers: Sequence[nn.Module], kind: type[nn.Linear], activation: type[nn.Module]) -> tuple[Tensor, ...] | None:
-    """Weights and biases of a stack of linear layers with activations between them; None where one is of another class or may not be read."""
+    """Weights and biases of linear layers with activations between them; None where one is of another class, has other numbers or may not be read."""
     if not is_plain(*layers):
         return None
     tensors: list[Tensor] = []
     for place, layer in enumerate(layers):
         if type(layer) is not (activation if place % 2 else kind):
             return None
-        if place % 2 == 0:
+        if place % 2:
+            if any(layer.__dict__.get(name, number) != number for name, number in _NUMBERS.items()):
+                return None
+        else:
             weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
             if weight is None or bias is None:
                 return None

@@ -1,161 +1,15 @@
-"""Masked networks evaluated as their inputs become known: every unit once, as soon as all it reads is there.
-
-Inverting an autoregressive map makes the inputs known level by level. A unit of a masked net is ready at the level after the
-last input it can see, so with the units of each layer sorted by that level every weight matrix is block lower triangular:
-a level multiplies the rows of the units that become ready with the columns of the units that are ready by then. All levels
-together multiply no more than one pass does.
-"""
+"""Which masked networks may be evaluated as their inputs become known, and under which name they keep the order."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from flowkit.core.checks import runs_eagerly
+from flowkit.kernels.steps import Layer, Levels, Run, Stack, Steps
 from flowkit.nets._masked_linear import MaskedLinear
 
-Levels = Sequence[Sequence[int]]
-
-
-class Layer(NamedTuple):
-    """One layer as it stands now.
-
-    Attributes:
-        weight: (units, units before), masked.
-        bias: (units,).
-        offset: (N, units) added to it, such as what a context contributes; or None.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    offset: Tensor | None = None
-
-
-class Steps(nn.Module):
-    """When the units of a stack of masked layers are ready, if inputs become known level by level.
-
-    Args:
-        masks: boolean matrices (out, in) of the layers, without columns for a context.
-        levels: the inputs by the level that makes them known. Outputs belong to inputs: equally many to each, in order; those of
-            a level's inputs must not see inputs of that level or a later one.
-        adds: numbers of the layers, from 1, that add the values of two layers before.
-    """
-
-    def __init__(self, masks: Sequence[Tensor], levels: Levels, adds: Sequence[int] = ()) -> None:
-        super().__init__()
-        order = torch.tensor([i for level in levels for i in level])
-        ready = torch.empty(len(order), dtype=torch.long)
-        for number, level in enumerate(levels):
-            ready[list(level)] = number + 1
-        self.adds, self.sizes, orders, readies = tuple(adds), [[len(level) for level in levels]], [order], [ready]
-        for number, mask in enumerate(masks[:-1], 1):
-            ready = torch.where(mask, ready, 0).amax(1)
-            if number in adds:
-                ready = torch.maximum(ready, readies[number - 2])
-            used = ready < len(levels)  # the others see the last level, which no output depends on
-            readies.append(ready)
-            orders.append(ready.argsort(stable=True)[: int(used.sum())])
-            self.sizes.append(torch.bincount(ready[used], minlength=len(levels)).tolist())
-        self.per_input = len(masks[-1]) // len(order)
-        orders.append((order[:, None] * self.per_input + torch.arange(self.per_input)).flatten())
-        self.sizes.append([self.per_input * len(level) for level in levels])
-        for number, (index, width) in enumerate(zip(orders, [masks[0].shape[1], *map(len, masks)], strict=True)):
-            in_place = len(index) == width and bool((index == torch.arange(width)).all())
-            self.register_buffer(f"order_{number}", None if in_place else index, persistent=False)
-        for number in adds:
-            place = torch.zeros(len(masks[number - 1]), dtype=torch.long)
-            place[orders[number - 2]] = torch.arange(len(orders[number - 2]))
-            self.register_buffer(f"added_{number}", place[orders[number]], persistent=False)
-
-    def sort(self, tensor: Tensor, axis: int, layer: int) -> Tensor:
-        """Bring an axis over the units of a layer (0: the inputs) into the order in which they become ready."""
-        order: Tensor | None = getattr(self, f"order_{layer}")
-        return tensor if order is None else tensor.index_select(axis, order)
-
-    def added(self, layer: int) -> Sequence[Tensor]:
-        """By level: where a layer's units find, among the sorted ones of two layers before, what they add."""
-        return getattr(self, f"added_{layer}").split(self.sizes[layer])  # type: ignore[no-any-return]
-
-
-class Run:
-    """One evaluation, going on level by level.
-
-    Args:
-        steps: which units each level makes ready.
-        layers: in order; the activation comes between them.
-        act: the activation.
-        like: (*B, inputs): the batch to come.
-        skip: (outputs, inputs), masked: weights from the inputs straight to the outputs.
-        bare: no activation before the last layer.
-    """
-
-    def __init__(
-        self, steps: Steps, layers: Sequence[Layer], act: Callable[[Tensor], Tensor], like: Tensor, skip: Tensor | None = None, *, bare: bool = False
-    ) -> None:
-        self._bare = len(layers) - 1 if bare else None
-        self._batch, self._level, self._act = like.shape[:-1], 0, act
-        self._per_input, self._sizes = steps.per_input, steps.sizes
-        self._weights, self._starts = [], []
-        for number, layer in enumerate(layers, 1):
-            weight = steps.sort(steps.sort(layer.weight, 0, number), 1, number - 1)
-            self._weights.append(weight.split(steps.sizes[number]))
-            # units are rows: those of a level are one block of memory, and products of few rows are fast
-            start = layer.bias.unsqueeze(-1) if layer.offset is None else (layer.bias + layer.offset).t()
-            self._starts.append(steps.sort(start, 0, number).split(steps.sizes[number]))
-        self._skip = None if skip is None else steps.sort(steps.sort(skip, 0, len(layers)), 1, 0).split(steps.sizes[-1])
-        rows, in_place = math.prod(self._batch), _may_write()
-        self._known = [_Rows(like, sum(sizes), rows, in_place) for sizes in steps.sizes[:-1]]
-        self._added = {number: steps.added(number) for number in steps.adds}
-        self._values = {number - 2: _Rows(like, sum(steps.sizes[number - 2]), rows, in_place) for number in steps.adds}
-
-    def next(self, solved: Tensor | None) -> Tensor:
-        """The outputs of the next level, given the values of the level before: (*B, inputs there) -> (*B, inputs here, per input)."""
-        level, known = self._level, self._known
-        self._level += 1
-        if solved is not None:
-            known[0].extend(solved.reshape(-1, solved.shape[-1]).t())
-        for number in range(1, len(known)):
-            if self._sizes[number][level]:
-                value = self._product(number, level)
-                if number in self._added:
-                    value = value + self._values[number - 2].rows.index_select(0, self._added[number][level])
-                if number in self._values:
-                    self._values[number].extend(value)
-                known[number].extend(value if number == self._bare else self._act(value))
-        out = self._product(len(known), level)
-        if self._skip is not None and level:
-            out = torch.addmm(out, self._skip[level].narrow(1, 0, known[0].count), known[0].rows)
-        return out.t().contiguous().reshape(*self._batch, self._sizes[0][level], self._per_input)
-
-    def _product(self, number: int, level: int) -> Tensor:
-        below = self._known[number - 1]
-        return torch.addmm(self._starts[number - 1][level], self._weights[number - 1][level].narrow(1, 0, below.count), below.rows)
-
-
-class _Rows:
-    """A matrix (units, N) that grows by rows: in one piece of memory where nothing is recorded, else by concatenation."""
-
-    def __init__(self, like: Tensor, most: int, width: int, in_place: bool) -> None:
-        self._memory = like.new_empty(most, width) if in_place else None
-        self.count, self.rows = 0, like.new_empty(0, width) if self._memory is None else self._memory[:0]
-
-    def extend(self, part: Tensor) -> None:
-        before, more = self.count, part.shape[0]
-        self.count = before + more
-        if self._memory is None:
-            self.rows = torch.cat([self.rows, part]) if before else part
-        else:
-            self._memory.narrow(0, before, more).copy_(part)
-            self.rows = self._memory.narrow(0, 0, self.count)
-
-
-def _may_write() -> bool:
-    """Whether a tensor that was already used may grow in place: no gradient, tangent or batch of functorch passes through it."""
-    return runs_eagerly() and not torch.is_grad_enabled() and torch.autograd.forward_ad._current_level < 0 and not torch.jit.is_tracing()
+__all__ = ["Layer", "Levels", "Run", "Stack", "Steps", "can_be_stepped", "name_of"]
 
 
 def name_of(levels: Levels) -> str:
@@ -163,7 +17,10 @@ def name_of(levels: Levels) -> str:
     return "_".join("-".join(map(str, level)) for level in levels)
 
 
-def can_be_stepped(net: nn.Module, *layers: nn.Module | None) -> bool:
-    """Whether a net's layers may be read instead of called: none was replaced, and no hook waits for a call."""
-    plain = all(layer is None or isinstance(layer, MaskedLinear) for layer in layers)
-    return plain and not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+def can_be_stepped(net: nn.Module, layers: Iterable[nn.Module | None], others: Iterable[nn.Module | None] = ()) -> bool:
+    """Whether a net may be read instead of called: none of its masked layers was replaced, and no hook waits for a call of any part."""
+    linear = [layer for layer in layers if layer is not None]
+    for part in (net, *linear, *others):
+        if part is not None and (part._forward_hooks or part._forward_pre_hooks):
+            return False
+    return all(isinstance(layer, MaskedLinear) for layer in linear)

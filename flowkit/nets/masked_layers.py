@@ -14,7 +14,7 @@ from flowkit.core.registry import NETS
 from flowkit.core.shapes import whole_number
 from flowkit.nets._masked_linear import MaskedLinear, as_masks, through
 from flowkit.nets._parts import activation_module, join
-from flowkit.nets._steps import Layer, Levels, Run, Steps, can_be_stepped, name_of
+from flowkit.nets._steps import Layer, Levels, Run, Stack, Steps, can_be_stepped, name_of
 
 
 @NETS.register("masked_layers")
@@ -89,16 +89,18 @@ class MaskedLayers(nn.Module):
     def start_steps(self, key: str, x: Tensor, context: Tensor | None = None) -> Run | None:
         """An evaluation of x whose inputs come level by level, for about the cost of one pass; None where the net must be called."""
         drops = self.training and self.dropout > 0
-        if key not in self.steps or drops or not can_be_stepped(self, *self.layers):
+        if key not in self.steps or drops or not can_be_stepped(self, self.layers, (self.act, self.drop, self.context_layer)):
             return None
-        layers = [Layer(layer.mask * layer.weight, layer.bias) for layer in self.layers]  # type: ignore[operator, arg-type]
+        layers = [Layer(layer.weight, layer.bias, layer.mask) for layer in self.layers]  # type: ignore[arg-type]
+        first = layers[0]
+        assert first.mask is not None
+        layers[0] = first._replace(weight=first.weight[:, : self.in_features], mask=first.mask[:, : self.in_features])
         if context is not None:
             context = context.to(x.dtype).reshape(-1, self.context_features)
-            added, columns = self.context_layer, layers[0].weight[:, self.in_features :]
-            offset = functional.linear(context, columns) if added is None else self.act(added(context))
+            added, columns = self.context_layer, slice(self.in_features, None)
+            offset = functional.linear(context, first.mask[:, columns] * first.weight[:, columns]) if added is None else self.act(added(context))
             layers[0] = layers[0]._replace(offset=offset)
-        layers[0] = layers[0]._replace(weight=layers[0].weight[:, : self.in_features])
-        return Run(cast(Steps, self.steps[key]), layers, self.act, x)
+        return Run(Stack(cast(Steps, self.steps[key]), layers, self.act), x)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MaskedLayers]]:

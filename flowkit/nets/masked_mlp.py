@@ -15,7 +15,7 @@ from flowkit.core.shapes import positive, positive_sizes, whole_number
 from flowkit.nets._dense import DenseLayers, is_plain, read_layers
 from flowkit.nets._masked_linear import MaskedLinear
 from flowkit.nets._parts import ACTIVATIONS, activation_module
-from flowkit.nets._steps import Layer, Levels, Run, Steps, can_be_stepped, name_of
+from flowkit.nets._steps import Layer, Levels, Run, Stack, Steps, can_be_stepped, name_of
 
 
 @NETS.register("masked_mlp", "made")
@@ -119,16 +119,17 @@ class MaskedMLP(nn.Module):
 
     def start_steps(self, key: str, x: Tensor, context: Tensor | None = None) -> Run | None:
         """An evaluation of x whose inputs come level by level, for about the cost of one pass; None where the net must be called."""
-        if key not in self.steps or not can_be_stepped(self, *self.layers, self.skip):
+        linear, skip, act = (*self.layers,), self.skip, self.act
+        if key not in self.steps or not can_be_stepped(self, (*linear, skip), (act, self.context_layer)):
             return None
-        layers = [Layer(layer.mask * layer.weight, layer.bias) for layer in self.layers]  # type: ignore[operator, arg-type]
-        skip = None if self.skip is None else self.skip.mask * self.skip.weight
+        layers = [Layer(layer.weight, layer.bias, layer.mask) for layer in linear]  # type: ignore[arg-type]
+        direct = None if skip is None else Layer(skip.weight[:, : self.in_features], None, skip.mask[:, : self.in_features])
         if context is not None and self.context_layer is not None:
             context = context.to(x.dtype).reshape(-1, self.context_features)
             layers[0] = layers[0]._replace(offset=self.context_layer(context))
-            if skip is not None:
-                layers[-1] = layers[-1]._replace(offset=functional.linear(context, skip[:, self.in_features :]))
-        return Run(cast(Steps, self.steps[key]), layers, self.act, x, None if skip is None else skip[:, : self.in_features])
+            if skip is not None:  # no mask: a context reaches every output
+                layers[-1] = layers[-1]._replace(offset=functional.linear(context, skip.weight[:, self.in_features :]))
+        return Run(Stack(cast(Steps, self.steps[key]), layers, act, direct), x)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MaskedMLP]]:

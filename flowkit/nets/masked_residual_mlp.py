@@ -13,7 +13,7 @@ from flowkit.core.registry import NETS
 from flowkit.core.shapes import whole_number
 from flowkit.nets._masked_linear import MaskedLinear, as_masks, through
 from flowkit.nets._parts import activation_module
-from flowkit.nets._steps import Layer, Levels, Run, Steps, can_be_stepped, name_of
+from flowkit.nets._steps import Layer, Levels, Run, Stack, Steps, can_be_stepped, name_of
 
 
 @NETS.register("masked_residual_mlp")
@@ -81,16 +81,16 @@ class MaskedResidualMLP(nn.Module):
         """An evaluation of x whose inputs come level by level, for about the cost of one pass; None where the net must be called."""
         stack = [self.first, *(layer for pair in zip(self.inward, self.outward, strict=True) for layer in pair), self.last]
         drops = self.training and self.dropout > 0
-        if key not in self.steps or drops or not can_be_stepped(self, *stack):
+        if key not in self.steps or drops or not can_be_stepped(self, stack, (self.act, self.drop, *self.context_layers)):
             return None
-        layers = [Layer(layer.mask * layer.weight, layer.bias) for layer in stack]  # type: ignore[operator, arg-type]
+        layers = [Layer(layer.weight, layer.bias, layer.mask) for layer in stack]  # type: ignore[arg-type]
         if context is not None:
             context = context.to(x.dtype).reshape(-1, self.context_features)
             for number, layer in enumerate(self.context_layers):
                 place = max(2 * number - 1, 0)  # the first layer, then the first of each block
                 offset = layer(context) if number else self.act(layer(context))
                 layers[place] = layers[place]._replace(offset=offset)
-        return Run(cast(Steps, self.steps[key]), layers, self.act, x, bare=True)
+        return Run(Stack(cast(Steps, self.steps[key]), layers, self.act, bare=True), x)
 
     @classmethod
     def examples(cls) -> Iterator[tuple[str, MaskedResidualMLP]]:

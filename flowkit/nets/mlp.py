@@ -46,7 +46,7 @@ class MLP(nn.Module):
     def dense_layers(self, context: Tensor | None = None) -> DenseLayers | None:
         """The weights, for inputs with the context after x; None where the net must be called: a layer was replaced, or has a hook."""
         parts = self._modules
-        if type(self).forward is not MLP.forward or not is_plain(self, parts["layers"]):  # type: ignore[arg-type]
+        if type(self).forward is not MLP.forward or type(parts["layers"]) is not nn.Sequential or not is_plain(self, parts["layers"]):  # type: ignore[arg-type]
             return None
         tensors = read_layers((*parts["layers"]._modules.values(), parts["last"]), nn.Linear, ACTIVATIONS[self.activation])  # type: ignore
         return None if tensors is None else DenseLayers(tensors, self.activation)

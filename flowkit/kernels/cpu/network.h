@@ -50,7 +50,7 @@ template <class T> inline void add_bias(T* rows, const T* bias, int64_t count, i
 }
 
 // rows += bias, then the activation: the state stays in `rows`, the value goes to `value`, which may be the same where that is the state.
-template <class T> inline void activate(int activation, T* rows, const T* bias, int64_t count, int vectors, T* value) {
+template <class T> SHARED void activate(int activation, T* rows, const T* bias, int64_t count, int vectors, T* value) {
     with_activation<T>(activation, [&](auto unit) {
         for (int64_t j = 0; j < count; j++)
             for (int v = 0; v < vectors; v++) {
@@ -123,7 +123,7 @@ template <class T> inline int64_t sums_count(const Network<T>& net) {
 }
 
 // Adds to the gradients of a layer, or sets them if they are fresh, what the cotangents of its outputs and the values of its inputs make.
-template <class T> inline void add_outer(const Matrix<T>& weight, Workspace<T>& some, const T* grad, const T* value, int lanes, T* sums, bool fresh) {
+template <class T> SHARED void add_outer(const Matrix<T>& weight, Workspace<T>& some, const T* grad, const T* value, int lanes, T* sums, bool fresh) {
     const int64_t pitch = padded(weight.columns);
     turn<T>(value, pitch, registers<T>(lanes), some.turned);
     outer<T>(grad, weight.rows, some.turned, sums, pitch, lanes, !fresh);

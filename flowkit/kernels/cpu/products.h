@@ -10,6 +10,8 @@
 
 #include "vectors.h"
 
+#define SHARED __attribute__((noinline))  // compiled once, not for every caller
+
 constexpr int TILE = 64, ROWS = 6, WIDE = VECTOR_BYTES == 64 ? 4 : 2;
 
 inline int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }  // whole registers at every level
@@ -70,7 +72,7 @@ INLINE void block(const T* a, int64_t across, int64_t along, const T* b, int64_t
 }
 
 template <class T, int rows>
-inline void strip(const T* a, int64_t across, int64_t along, const T* b, int64_t stride, int64_t count, T* c, int64_t pitch, int64_t vectors, bool add) {
+SHARED void strip(const T* a, int64_t across, int64_t along, const T* b, int64_t stride, int64_t count, T* c, int64_t pitch, int64_t vectors, bool add) {
     constexpr int L = LANES<T>;
     int64_t v = 0;
     for (; v + WIDE <= vectors; v += WIDE) block<T, rows, WIDE>(a, across, along, b + v * L, stride, count, c + v * L, pitch, add);
@@ -79,7 +81,8 @@ inline void strip(const T* a, int64_t across, int64_t along, const T* b, int64_t
 }
 
 // Fewer rows than ROWS.
-template <class T> inline void last_strip(int64_t rows, const T* a, int64_t across, int64_t along, const T* b, int64_t stride, int64_t count, T* c, int64_t pitch, int64_t vectors, bool add) {
+template <class T>
+SHARED void last_strip(int64_t rows, const T* a, int64_t across, int64_t along, const T* b, int64_t stride, int64_t count, T* c, int64_t pitch, int64_t vectors, bool add) {
     switch (rows) {
         case 1: return strip<T, 1>(a, across, along, b, stride, count, c, pitch, vectors, add);
         case 2: return strip<T, 2>(a, across, along, b, stride, count, c, pitch, vectors, add);
@@ -90,7 +93,7 @@ template <class T> inline void last_strip(int64_t rows, const T* a, int64_t acro
 }
 
 // C = A B or C += A B, so many registers wide; rows of B are `stride` apart, those of C `pitch`.
-template <class T> inline void multiply(const Matrix<T>& a, const T* b, int64_t stride, T* c, int64_t pitch, int64_t vectors, bool add = false) {
+template <class T> SHARED void multiply(const Matrix<T>& a, const T* b, int64_t stride, T* c, int64_t pitch, int64_t vectors, bool add = false) {
     int64_t r = 0;
     for (; r + ROWS <= a.rows; r += ROWS) strip<T, ROWS>(a.at + r * a.across, a.across, a.along, b, stride, a.columns, c + r * pitch, pitch, vectors, add);
     last_strip<T>(a.rows - r, a.at + r * a.across, a.across, a.along, b, stride, a.columns, c + r * pitch, pitch, vectors, add);
@@ -105,7 +108,7 @@ template <class T> inline void outer(const T* u, int64_t rows, const T* b, T* c,
 }
 
 // Rows of a tile, whose number is padded, as a row of numbers a lane.
-template <class T> inline void turn(const T* tile, int64_t pitch, int vectors, T* out) {
+template <class T> SHARED void turn(const T* tile, int64_t pitch, int vectors, T* out) {
     constexpr int L = LANES<T>;
     for (int64_t r = 0; r < pitch; r += L)
         for (int v = 0; v < vectors; v++) {
