@@ -60,4 +60,5 @@ def _watched(tensors: tuple[Tensor, ...]) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
         or any(type(tensor) not in _PLAIN or not torch._C._has_storage(tensor) for tensor in tensors)  # batched gradients have none
+        or any(tensor.is_neg() or tensor._is_zerotensor() for tensor in tensors[:2])  # memory that does not say all, or none; weights are not
     )

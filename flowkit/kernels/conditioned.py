@@ -116,6 +116,8 @@ class ConditionedOp(Op):
         given, mapped, activation, *numbers, base = constants
         if activation not in ACTIVATIONS or base not in BASES:
             return f"there is no activation {activation!r} or base {base!r} in it"
+        if not all(0 <= place < features for place in (*given, *mapped)):
+            return f"coordinates {given} and {mapped} are not all among {features}"
         widths = [len(given) + contexts]
         for weight, bias in zip(shapes[::2], shapes[1::2], strict=True):
             if len(weight) != 2 or weight[1] != widths[-1] or bias != weight[:1]:
@@ -156,9 +158,9 @@ class FlowkitLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, op: ConditionedOp, plan: Plan, constants: tuple[Any, ...], *tensors: Tensor) -> Pair:
-        given = [tensor.contiguous() for tensor in tensors]
-        out, log_det, states = op._kernel.forward(plan, given, keep=True)
-        ctx.save_for_backward(out, states, *given)
+        out, log_det, states = op._kernel.forward(plan, [tensor.contiguous() for tensor in tensors], keep=True)
+        made = out if plan.normal else out.new_empty(0)  # who changes the output in place may, where the backward does without it
+        ctx.save_for_backward(made, states, *tensors)  # no contiguous copies: a backward that is recorded could not follow them
         ctx.call = (op, plan, constants)
         return out, log_det
 
@@ -169,8 +171,8 @@ class FlowkitLayer(torch.autograd.Function):
         wanted = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled() or _watched((*grads, *tensors)):
             return (None, None, None, *_differentiate(op.reference, tensors, wanted, constants, grads))
-        contiguous = [grad.contiguous() for grad in grads]
-        return (None, None, None, *op._kernel.backward(plan, contiguous, out, states, tensors, inputs=any(wanted[:2]), weights=any(wanted[2:])))
+        cotangents, given = ([tensor.contiguous() for tensor in some] for some in (grads, tensors))
+        return (None, None, None, *op._kernel.backward(plan, cotangents, out, states, given, inputs=any(wanted[:2]), weights=any(wanted[2:])))
 
 
 def _differentiate(reference: Any, inputs: Sequence[Tensor], wanted: Sequence[bool], constants: tuple[Any, ...], grads: tuple[Tensor, ...]) -> list[Any]:

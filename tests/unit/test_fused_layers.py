@@ -245,6 +245,16 @@ def test_backward_twice_and_checkpoints() -> None:
         total.backward()
 
 
+def test_the_output_may_be_changed_in_place() -> None:
+    layer = _stirred(fk.bijectors.Coupling(4, SPLINE, (8,)))
+    value = _inputs(layer)[0].requires_grad_()
+    out, log_det = layer(value)
+    (first,) = torch.autograd.grad((2 * out).sum() + log_det.sum(), value)
+    out, log_det = layer(value)
+    out *= 2
+    assert torch.equal(torch.autograd.grad(out.sum() + log_det.sum(), value)[0], first)
+
+
 @contextmanager
 def _own_pool() -> Iterator[Any]:
     before, loans._POOL = loans._POOL, loans._Pool()

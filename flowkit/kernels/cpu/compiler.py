@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -82,17 +83,28 @@ def processor() -> dict[str, str]:
 
 
 def build(path: Path, *flags: str) -> None:
-    """Compile into a temporary file beside ``path`` and rename it, so that nobody sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        # as one unit: read one by one, the sources would have most of their templates compiled anew, and take twice as long
-        unit = "".join(f'#include "{source.name}"\n' for source in sources() if source.suffix == ".cpp")
-        _run([find(), *FLAGS, *flags, "-I", str(FOLDER), "-o", name, "-x", "c++", "-"], TIME_LIMIT, unit)
-        os.chmod(name, 0o755)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    """Compile in a temporary folder beside ``path`` and rename the library, so that nobody sees half of it."""
+    command = [find(), *FLAGS, *flags, "-I", str(FOLDER)]
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.stem) as folder:
+
+        def compiled(number: int, unit: str) -> str:
+            made = str(Path(folder) / f"{number}.o")
+            _run([*command, "-c", "-o", made, "-x", "c++", "-"], TIME_LIMIT, unit)
+            return made
+
+        with ThreadPoolExecutor() as pool:
+            objects = list(pool.map(compiled, *zip(*enumerate(_units()), strict=True)))
+        library = Path(folder) / path.name
+        _run([*command, "-o", str(library), *objects], TIME_LIMIT)
+        library.chmod(0o755)
+        library.replace(path)
+
+
+def _units() -> list[str]:
+    """The sources as one unit for each processor: read one by one, they would have most of their templates compiled anew."""
+    lines = [f'#include "{source.name}"\n' for source in sources() if source.suffix == ".cpp"]
+    each = -(-len(lines) // (os.cpu_count() or 1))
+    return ["".join(lines[first : first + each]) for first in range(0, len(lines), each)]
 
 
 def carry(folder: Path) -> None:

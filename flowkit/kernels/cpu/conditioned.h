@@ -5,7 +5,9 @@
 // batch alone, and the parts in turn, so the number of threads does not change a bit.
 #pragma once
 #include "network.h"
-#include "tiles.h"
+#include "row_map.h"
+
+constexpr size_t MOST_ROOM = size_t(1) << 24;
 
 // Memory of a thread, kept from call to call: its contents are whatever they were.
 struct Room {
@@ -21,6 +23,12 @@ struct Room {
             bytes = wanted;
         }
         return static_cast<T*>(at);
+    }
+    // Gives back what is more than the usual.
+    void trim() {
+        if (bytes <= MOST_ROOM) return;
+        std::free(at);
+        at = nullptr, bytes = 0;
     }
 };
 enum Purpose { FOR_TILES, FOR_SUMS };
@@ -71,25 +79,22 @@ template <class T> inline void finish_rows(const Layer<T>& layer, const T* sum, 
     }
 }
 
-template <class T, class Map> inline void forward_tile(const Layer<T>& layer, const Map& map, Workspace<T>& some, T* states, int64_t first, int lanes, T* out, T* log_det) {
+template <class T> inline void forward_tile(const Layer<T>& layer, const RowMap<T>& map, Workspace<T>& some, T* states, int64_t first, int lanes, T* out, T* log_det) {
     typedef Vec<T> V;
     constexpr int L = LANES<T>;
     const int vectors = registers<T>(lanes);
     const int64_t D = layer.features;
     gather<T>(layer, first, lanes, some.input);
     const T* params = evaluate<T>(layer.net, some, states, vectors);
-    T moved[TILE], sum[TILE] = {}, lost[TILE] = {};
+    T moved[TILE], slope[TILE], sum[TILE] = {}, lost[TILE] = {};
     std::memcpy(out + first * D, layer.value + first * D, sizeof(T) * lanes * D);
     for (int64_t m = 0; m < layer.mapped_count; m++, params += map.count * TILE) {
         take_lanes<T>(layer.value + first * D + layer.mapped[m], D, lanes, moved);
+        map.call(map.map, moved, params, moved, slope, vectors);
         for (int v = 0; v < vectors; v++) {
-            V columns[MOST_PARAMETERS + 2], made, slope;
-            for (int j = 0; j < map.count; j++) columns[j + 1] = load<T>(params + j * TILE + v * L);
-            map.map_columns(load<T>(moved + v * L), columns + 1, made, slope);
-            store<T>(moved + v * L, made);
-            const V before = load<T>(sum + v * L), after = before + slope, added = after - before;
+            const V before = load<T>(sum + v * L), term = load<T>(slope + v * L), after = before + term, added = after - before;
             store<T>(sum + v * L, after);
-            store<T>(lost + v * L, load<T>(lost + v * L) + ((before - (after - added)) + (slope - added)));
+            store<T>(lost + v * L, load<T>(lost + v * L) + ((before - (after - added)) + (term - added)));
         }
         put_lanes<T>(moved, lanes, out + first * D + layer.mapped[m], D);
     }
@@ -99,7 +104,7 @@ template <class T, class Map> inline void forward_tile(const Layer<T>& layer, co
 template <class T> inline int64_t tiles_of(int64_t rows) { return (rows + TILE - 1) / TILE; }
 
 // states: those of all tiles one after the other, or null where nobody will want them.
-template <class T, class Map> inline void forward_layer(const Layer<T>& layer, const Map& map, T* out, T* log_det, T* states, int64_t rows, int threads) {
+template <class T> void forward_layer(const Layer<T>& layer, const RowMap<T>& map, T* out, T* log_det, T* states, int64_t rows, int threads) {
     const int64_t pitch = layer.net.rows() * TILE;
     share(tiles_of<T>(rows), 1, threads, [&](int64_t begin, int64_t end) {
         T* memory = room<FOR_TILES>().take<T>(Workspace<T>::size(layer.net, false) + (states ? 0 : pitch));
@@ -112,16 +117,14 @@ template <class T, class Map> inline void forward_layer(const Layer<T>& layer, c
 }
 
 template <class T> struct LayerGradients {
-    const T *out, *log_det, *made, *states;  // made: what the layer returned
-    T *value, *context;                      // context null where neither inputs' gradient is wanted
-    const int64_t* weights;                  // addresses like those of the weights; null where their gradients are not wanted
-    bool inputs;
+    const T *out, *log_det, *made, *states;  // made: what the layer returned, where it is normal
+    T *value, *context;
+    const int64_t* weights;  // addresses like those of the weights; null where their gradients are not wanted
+    bool inputs;             // whether the network's are; else `value` gets what passes through the map alone
 };
 
-template <class T, class Map>
-inline void backward_tile(const Layer<T>& layer, const Map& map, const LayerGradients<T>& grad, Workspace<T>& some, int64_t first, int lanes, T* sums, bool fresh) {
-    typedef Vec<T> V;
-    constexpr int L = LANES<T>;
+template <class T>
+inline void backward_tile(const Layer<T>& layer, const RowMap<T>& map, const LayerGradients<T>& grad, Workspace<T>& some, int64_t first, int lanes, T* sums, bool fresh) {
     const int vectors = registers<T>(lanes);
     const int64_t D = layer.features, pitch = layer.net.rows() * TILE;
     const T *states = grad.states + first / TILE * pitch, *params = states + pitch - padded(layer.net.outputs()) * TILE;
@@ -135,14 +138,8 @@ inline void backward_tile(const Layer<T>& layer, const Map& map, const LayerGrad
     for (int64_t m = 0; m < layer.mapped_count; m++) {
         take_lanes<T>(of_value + layer.mapped[m], D, lanes, given);
         take_lanes<T>(layer.value + first * D + layer.mapped[m], D, lanes, moved);
-        for (int v = 0; v < vectors; v++) {
-            V columns[MOST_PARAMETERS + 2], passed;
-            const int64_t at = m * map.count * TILE + v * L;
-            for (int j = 0; j < map.count; j++) columns[j + 1] = load<T>(params + at + j * TILE);
-            map.return_columns(load<T>(given + v * L), load<T>(weight + v * L), load<T>(moved + v * L), columns + 1, passed);
-            for (int j = 0; j < map.count; j++) store<T>(some.grad + at + j * TILE, columns[j + 1]);
-            store<T>(made + v * L, passed);
-        }
+        const int64_t at = m * map.count * TILE;
+        map.pull(map.map, given, weight, moved, params + at, made, some.grad + at, vectors);
         put_lanes<T>(made, lanes, of_value + layer.mapped[m], D);
     }
     if (!sums && !grad.inputs) return;
@@ -179,7 +176,7 @@ template <class T> inline void add_parts(const Network<T>& net, const T* sums, i
     }
 }
 
-template <class T, class Map> inline void backward_layer(const Layer<T>& layer, const Map& map, const LayerGradients<T>& grad, int64_t rows, int threads) {
+template <class T> void backward_layer(const Layer<T>& layer, const RowMap<T>& map, const LayerGradients<T>& grad, int64_t rows, int threads) {
     const int64_t tiles = tiles_of<T>(rows), part = part_of<T>(rows), parts = (tiles + part - 1) / part, count = sums_count(layer.net);
     T* sums = grad.weights ? room<FOR_SUMS>().take<T>(parts * count) : nullptr;
     share(parts, 1, threads, [&](int64_t begin, int64_t end) {
@@ -192,6 +189,7 @@ template <class T, class Map> inline void backward_layer(const Layer<T>& layer, 
             }
     });
     if (sums) add_parts<T>(layer.net, sums, parts, grad.weights, threads);
+    room<FOR_SUMS>().trim();
 }
 
 // The C interface of a layer over a map, beside that of the map itself: conditioned_NAME_float32 and so on.
@@ -200,7 +198,7 @@ template <class T, class Map> inline void backward_layer(const Layer<T>& layer, 
                                                   TYPE* log_det, TYPE* states, int64_t rows, int threads, int normal, int inverse, __VA_ARGS__) {   \
         typedef TYPE T;                                                                                                                             \
         const Layer<T> layer(plan, weights, value, context, normal != 0);                                                                           \
-        const auto use = [&](const auto& map) { forward_layer<T>(layer, map, out, log_det, states, rows, threads); };                               \
+        const auto use = [&](const auto& map) { forward_layer<T>(layer, row_map<T>(map), out, log_det, states, rows, threads); };                               \
         WITH;                                                                                                                                       \
     }                                                                                                                                               \
     extern "C" void conditioned_##NAME##_backward_##SUFFIX(const TYPE* grad_out, const TYPE* grad_log_det, const TYPE* value, const TYPE* context,  \
@@ -210,6 +208,6 @@ template <class T, class Map> inline void backward_layer(const Layer<T>& layer, 
         typedef TYPE T;                                                                                                                             \
         const Layer<T> layer(plan, weights, value, context, normal != 0);                                                                           \
         const LayerGradients<T> grad{grad_out, grad_log_det, made, states, grad_value, grad_context, grad_weights, inputs != 0};                    \
-        const auto use = [&](const auto& map) { backward_layer<T>(layer, map, grad, rows, threads); };                                        \
+        const auto use = [&](const auto& map) { backward_layer<T>(layer, row_map<T>(map), grad, rows, threads); };                                        \
         WITH;                                                                                                                                       \
     }

@@ -30,12 +30,14 @@ class Plan:
         constants: of the call.
         state_rows: numbers that the network leaves of a sample.
         operations: products for a sample.
+        normal: whether log_det has the density of a normal in it, and the backward reads what the layer returned.
     """
 
     numbers: Tensor
     constants: tuple[int | float, ...]
     state_rows: int
     operations: int
+    normal: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class CpuConditioned:
             (int(base == "normal"), int(self.inverse), *self.map.encode(*constants)),
             sum((width + 15) // 16 * 16 for width in widths[1:]),
             sum(before * after for before, after in pairwise(widths)),
+            base == "normal",
         )
 
     def forward(self, plan: Plan, tensors: Sequence[Tensor], *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,6 +87,7 @@ class CpuConditioned:
 
         Args:
             grads: cotangents of out and log_det; all tensors are contiguous.
+            out: what ``forward`` returned, where the plan is ``normal``.
             inputs, weights: whether the cotangents of value and context, and of the weights, are wanted.
         """
         of_value, of_context, of_weights = self._pull(plan, grads, out, states, tensors, inputs, weights)

@@ -30,9 +30,11 @@ class _Pool:
         return block
 
     def put(self, block: Tensor) -> None:
-        if self.bytes + block.numel() <= MOST_KEPT:
-            self.bytes += block.numel()
-            self.waiting.setdefault(block.numel(), []).append(block)
+        size = block.numel()
+        if self.bytes + size > MOST_KEPT:  # sizes that nobody asks for any more would stay for ever
+            self.waiting, self.bytes = {}, 0
+        self.bytes += size  # calls nothing in between, so no other thread's change is lost
+        self.waiting.setdefault(size, []).append(block)
 
 
 class _Loan:
