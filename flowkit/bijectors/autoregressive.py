@@ -100,14 +100,14 @@ class Autoregressive(Bijector):
         self.traits = traits_over(univariate, jacobian, activation, sequential=True).but(score="solve" if len(self._levels) <= SOLVED_LEVELS else "two_pass")
 
     @property
-    def _network(self) -> Any:
+    def _active_net(self) -> Any:
         return self.net if self.conditioner is None else self.conditioner
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
-        return grouped(self._network(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
+        return grouped(self._active_net(value, context), self.features, self._univariate.parameter_count, value, "Autoregressive")
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        whole = fused_layer(self._univariate, self._network, z, context, self._places, inverse=False)
+        whole = fused_layer(self._univariate, self._active_net, z, context, self._places, inverse=False)
         if whole is not None:
             return whole
         return self._univariate.transform_event(z, self._params(z, context), 1)
@@ -117,13 +117,13 @@ class Autoregressive(Bijector):
             return super().masked_normal(value, context, inverse=inverse, generator=generator)
         value, context = self._prepare(value, context, inverse)
         inside, z = separated(self._domain, value)
-        whole = fused_layer(self._univariate, self._network, z, context, self._places, inverse=False, base="normal")
+        whole = fused_layer(self._univariate, self._active_net, z, context, self._places, inverse=False, base="normal")
         if whole is not None:
             return whole[1], inside
         return self._univariate.transform_event(z, self._params(z, context), 1, "normal")[1], inside
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        net: Any = self.net if self.conditioner is None else self.conditioner
+        net = self._active_net
         run = net.start_steps(self._arranged, x, context) if self._arranged and hasattr(net, "start_steps") else None
         if run is None:
             run = _WholePasses(self, x, context)

@@ -73,11 +73,11 @@ class Coupling(Bijector):
         self.traits = traits_over(univariate, "dense" if rest else "diagonal", activation)
 
     @property
-    def _network(self) -> Any:
+    def _active_net(self) -> Any:
         return self._net if self.conditioner is None else self.conditioner
 
     def _params(self, value: Tensor, context: Any) -> Tensor:
-        params = self._network(value.index_select(-1, self.conditioning), context)
+        params = self._active_net(value.index_select(-1, self.conditioning), context)
         return grouped(params, len(self.mapped), self._univariate.parameter_count, value, "Coupling")
 
     def _put(self, value: Tensor, mapped: Tensor) -> Tensor:
@@ -86,21 +86,21 @@ class Coupling(Bijector):
         return torch.slice_scatter(value, mapped, value.dim() - 1, *self._slice)  # copies once; index_copy writes entry by entry
 
     def _forward(self, z: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        whole = fused_layer(self._univariate, self._network, z, context, self._places, inverse=False)
+        whole = fused_layer(self._univariate, self._active_net, z, context, self._places, inverse=False)
         if whole is not None:
             return whole
         mapped, log_det = self._univariate.transform_event(z.index_select(-1, self.mapped), self._params(z, context), 1)
         return self._put(z, mapped), log_det
 
     def _inverse(self, x: Tensor, context: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        whole = fused_layer(self._univariate, self._network, x, context, self._places, inverse=True)
+        whole = fused_layer(self._univariate, self._active_net, x, context, self._places, inverse=True)
         if whole is not None:
             return whole
         mapped, log_det = self._univariate.untransform_event(x.index_select(-1, self.mapped), self._params(x, context), 1)
         return self._put(x, mapped), log_det
 
     def _carry(self, value: Tensor, score: Tensor, context: Any, generator: torch.Generator | None, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-        whole = fused_carry(self._univariate, self._network, value, context, self._places, score, inverse=inverse)
+        whole = fused_carry(self._univariate, self._active_net, value, context, self._places, score, inverse=inverse)
         if whole is not None:
             return whole
         recording = torch.is_grad_enabled()

@@ -74,7 +74,8 @@ class ConditionedOp(Op):
             return None
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             out, log_det = FlowkitLayer.apply(self, plan, constants, *tensors)
-            made, states, *held = out.grad_fn.saved_tensors
+            made, states, *_ = out.grad_fn.saved_tensors
+            held = [tensor.detach().contiguous() for tensor in tensors]
         else:
             held = [tensor.contiguous() for tensor in tensors]
             out, log_det, states = self._kernel.forward(plan, held, keep=True)
