@@ -76,9 +76,10 @@ def scaled(op: Op, session: Session) -> Iterator[tuple[str, tuple[Any, ...]]]:
         keep = max(1, rows * columns * small[label][0].shape[0] // max(small[label][0].numel(), 1))
 
         def fit(tensor: Tensor, side_by_side: bool = side_by_side, keep: int = keep) -> Tensor:
-            tensor = tensor[:, 0].unflatten(0, (rows, columns)) if side_by_side else tensor[:keep]
+            shared = len(tensor) != rows * columns
+            tensor = tensor[:, 0].unflatten(0, (rows, columns)) if side_by_side else tensor if shared else tensor[:keep]
             tensor = tensor.to(torch.float32).contiguous().to(session.setting.device)
-            if session.setting.device != "cuda" or session.setting.quick:
+            if shared or session.setting.device != "cuda" or session.setting.quick:
                 return tensor
             return tensor.repeat(*(TILES if side_by_side else (TILES[0] * TILES[1],)), *[1] * (tensor.dim() - (2 if side_by_side else 1)))
 
@@ -92,7 +93,8 @@ def run(call: Callable[..., Any], args: tuple[Any, ...], backward: bool) -> list
             return listed(call(*args))
     args = tuple(arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg for arg in args)
     out = listed(call(*args))
-    grads = torch.autograd.grad(torch.stack([part.sum() for part in out]).sum(), [arg for arg in args if isinstance(arg, Tensor)])
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    grads = torch.autograd.grad(torch.stack([part.sum() for part in out]).sum(), tensors, materialize_grads=True)
     return [*(part.detach() for part in out), *grads]
 
 
@@ -138,8 +140,9 @@ class _Maker:
 
     @cached_property
     def truth(self) -> list[Tensor]:
-        """Outputs, and with ``backward`` gradients, of the reference in double precision, on the leading rows."""
-        doubled = tuple(arg[:CHECKED].double() if isinstance(arg, Tensor) else arg for arg in self.args)
+        """Outputs, and with ``backward`` gradients, of the reference in double precision: on the leading rows, unless rows share a tensor."""
+        alike = len({len(arg) for arg in self.args if isinstance(arg, Tensor)}) > 1
+        doubled = tuple(arg[: None if alike else CHECKED].double() if isinstance(arg, Tensor) else arg for arg in self.args)
         return run(self.op.reference, doubled, self.backward)
 
     def make(self, name: str, call: Callable[..., Any], group: Group = "ours") -> Contender:
