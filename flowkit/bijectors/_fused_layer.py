@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowkit.core.univariate import Univariate
+from flowkit.core.univariate import FORMULAS, Univariate
 
 
 class Places(NamedTuple):
@@ -25,10 +25,15 @@ class Call(NamedTuple):
     constants: tuple[Any, ...]
 
 
+def op_of(univariate: Univariate, inverse: bool) -> tuple[Any, tuple[Any, ...]] | None:
+    """``univariate.as_op``, or None where somebody put something in place of this instance's formulas: it is to be called."""
+    return univariate.as_op(inverse=inverse) if FORMULAS.isdisjoint(vars(univariate)) else None
+
+
 def _call(univariate: Univariate, net: Any, value: Tensor, context: Any, places: Places, inverse: bool, base: str) -> Call | None:
     if torch.compiler.is_compiling() or value.device.type != "cpu" or not hasattr(net, "dense_layers"):
         return None
-    found = univariate.as_op(inverse=inverse)
+    found = op_of(univariate, inverse)
     if found is None or found[0].conditioned is None:
         return None
     layers = net.dense_layers(context)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijectors._conditioning import check_conditioner, check_univariate, grouped, start_at, traits_over, univariate_domain
-from flowkit.bijectors._fused_layer import Places, fused_layer
+from flowkit.bijectors._fused_layer import Places, fused_layer, op_of
 from flowkit.bijectors._scores import entry, left
 from flowkit.core.build import build
 from flowkit.core.checks import checks_finite
@@ -127,7 +127,7 @@ class Autoregressive(Bijector):
         run = net.start_steps(self._arranged, x, context) if self._arranged and hasattr(net, "start_steps") else None
         if run is None:
             run = _WholePasses(self, x, context)
-        elif isinstance(run, Run) and (found := self._univariate.as_op(inverse=True)) is not None and found[0].stepped is not None:
+        elif isinstance(run, Run) and (found := op_of(self._univariate, inverse=True)) is not None and found[0].stepped is not None:
             whole = found[0].stepped.attempt(x, run.stack, *found[1])
             if whole is not None:
                 return whole  # type: ignore[no-any-return]

@@ -14,6 +14,8 @@ from flowkit.core.registry import UNIVARIATES, Registry
 from flowkit.core.tally import tally
 from flowkit.core.traits import Traits
 
+FORMULAS = frozenset(("transform", "untransform", "transform_event", "untransform_event"))
+
 
 class Univariate(nn.Module):
     """A monotone scalar map whose parameters come from elsewhere: a conditioner, or a learned table.
@@ -34,8 +36,7 @@ class Univariate(nn.Module):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        formulas = ("transform", "untransform", "transform_event", "untransform_event")
-        formula = next((i for i, base in enumerate(cls.__mro__) if any(name in vars(base) for name in formulas)))
+        formula = next(i for i, base in enumerate(cls.__mro__) if not FORMULAS.isdisjoint(vars(base)))
         if not any("as_op" in vars(base) for base in cls.__mro__[: formula + 1]):  # what it inherits stands for another formula
             cls.as_op = Univariate.as_op  # type: ignore[method-assign]
 

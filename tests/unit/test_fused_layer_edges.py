@@ -163,3 +163,19 @@ def test_threads_train_beside_each_other() -> None:
         thread.join()
     assert not wrong
     assert sum(block.numel() for blocks in list(loans._POOL.waiting.values()) for block in blocks) == loans._POOL.bytes
+
+
+@pytest.mark.parametrize("kind", [fk.bijectors.Coupling, fk.bijectors.Autoregressive])
+def test_a_univariate_that_was_patched_is_called(kind: Any) -> None:
+    layer, seen = kind(4, fk.univariates.Affine(), (8,)), []
+
+    def noted(formula: Any) -> Any:
+        return lambda *args: (seen.append(formula), formula(*args))[1]
+
+    for name in ("transform_event", "untransform_event", "untransform"):
+        setattr(layer._univariate, name, noted(getattr(layer._univariate, name)))
+    with torch.no_grad():
+        layer(torch.randn(3, 4))
+        calls = len(seen)
+        layer.inverse(torch.randn(3, 4))
+    assert 0 < calls < len(seen)
