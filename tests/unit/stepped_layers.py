@@ -1,4 +1,4 @@
-"""Autoregressive layers whose inverse is one kernel."""
+"""Autoregressive layers over nets that can be evaluated unit by unit."""
 
 from __future__ import annotations
 
@@ -30,21 +30,24 @@ MAPS: dict[str, Callable[[], Univariate]] = {
 }
 
 
-def _graph(features: int) -> Autoregressive:
+def graph(features: int) -> Autoregressive:
+    """A layer under a random directed acyclic graph."""
     turned = torch.randperm(features)
     adjacency = (torch.rand(features, features) < 0.4).tril(-1)[turned][:, turned]
     return Autoregressive(features, Affine(), (9, 20), adjacency=adjacency, context_features=2, activation="tanh")
 
 
-def _own(kind: str, context: int) -> Autoregressive:
+def with_own_net(kind: str, context: int, activation: str = "tanh") -> Autoregressive:
+    """A layer over a masked net of its own: residual, shallow, or with a context joined or added."""
     features, order, degrees = 6, torch.randperm(6), torch.randint(0, 6, (11,))
     first, inner, last = degrees[:, None] >= order, degrees[:, None] >= degrees, order.repeat_interleave(2)[:, None] > degrees
     net: nn.Module
-    if kind == "residual":
-        net = MaskedResidualMLP((first, *(inner,) * 4, last), context_features=context, activation="silu")
+    if kind in ("residual", "shallow"):
+        masks = (first, *(inner,) * (4 if kind == "residual" else 0), last)
+        net = MaskedResidualMLP(masks, context_features=context, activation=activation)
     else:
         first = torch.cat([first, first.new_ones(11, context)], dim=1) if kind == "joined" else first
-        net = MaskedLayers((first, inner, last), context_features=context, context="joined" if kind == "joined" else "added", activation="elu")
+        net = MaskedLayers((first, inner, last), context_features=context, context="joined" if kind == "joined" else "added", activation=activation)
     return Autoregressive(features, Affine(), conditioner=net, order=order.tolist(), context_features=context)
 
 
@@ -58,11 +61,11 @@ LAYERS: dict[str, Callable[[], Autoregressive]] = {
     "groups": lambda: Autoregressive(7, QuadraticSpline(4, 5.0), (16,), 3, order=torch.randperm(7).tolist(), context_features=1, activation="tanh"),
     "coupling": lambda: Autoregressive(8, RationalQuadraticSpline(8, 5.0), (16, 16), 2),
     "single_conditional": lambda: Autoregressive(1, Affine(), (4,), context_features=2, activation="tanh"),
-    "graph": lambda: _graph(9),
-    "residual": lambda: _own("residual", 0),
-    "residual_conditional": lambda: _own("residual", 2),
-    "layers_joined": lambda: _own("joined", 2),
-    "layers_added": lambda: _own("added", 2),
+    "graph": lambda: graph(9),
+    "residual": lambda: with_own_net("residual", 0, "silu"),
+    "residual_conditional": lambda: with_own_net("residual", 2, "silu"),
+    "layers_joined": lambda: with_own_net("joined", 2, "elu"),
+    "layers_added": lambda: with_own_net("added", 2, "elu"),
 }
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from stepped_layers import graph, with_own_net
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import flowkit as fk
 from flowkit.bijectors import Autoregressive
-from flowkit.nets import MaskedLayers, MaskedMLP, MaskedResidualMLP
+from flowkit.nets import MaskedLayers, MaskedMLP
 from flowkit.univariates import Affine
 
 
@@ -55,26 +56,6 @@ def _randomised(layer: Autoregressive) -> Autoregressive:
     return layer.double()
 
 
-def _graph(features: int) -> Autoregressive:
-    turned = torch.randperm(features)
-    adjacency = (torch.rand(features, features) < 0.4).tril(-1)[turned][:, turned]
-    return Autoregressive(features, Affine(), (9, 20), adjacency=adjacency, context_features=2, activation="tanh")
-
-
-def _own(kind: str, context: int) -> Autoregressive:
-    features, order, degrees = 6, torch.randperm(6), torch.randint(0, 6, (11,))
-    first, inner, last = degrees[:, None] >= order, degrees[:, None] >= degrees, order.repeat_interleave(2)[:, None] > degrees
-    net: nn.Module
-    if kind == "residual":
-        net = MaskedResidualMLP((first, inner, inner, inner, inner, last), context_features=context, activation="tanh")
-    elif kind == "shallow":
-        net = MaskedResidualMLP((first, last), context_features=context, activation="tanh")
-    else:
-        first = torch.cat([first, first.new_ones(11, context)], dim=1) if kind == "joined" else first
-        net = MaskedLayers((first, inner, last), context_features=context, context="joined" if kind == "joined" else "added", activation="tanh")
-    return Autoregressive(features, Affine(), conditioner=net, order=order.tolist(), context_features=context)
-
-
 LAYERS: dict[str, Callable[[], Autoregressive]] = {
     "wide": lambda: Autoregressive(5, Affine(), (16, 16), activation="tanh"),
     "narrow": lambda: Autoregressive(12, Affine(), (3, 7), activation="tanh"),
@@ -82,12 +63,12 @@ LAYERS: dict[str, Callable[[], Autoregressive]] = {
     "no_hidden": lambda: Autoregressive(5, Affine(), ()),
     "groups": lambda: Autoregressive(7, Affine(), (16,), 3, order=torch.randperm(7).tolist(), context_features=1, activation="tanh"),
     "single_conditional": lambda: Autoregressive(1, Affine(), (4,), context_features=2, activation="tanh"),
-    "graph": lambda: _graph(9),
-    "residual": lambda: _own("residual", 0),
-    "residual_conditional": lambda: _own("residual", 2),
-    "shallow_conditional": lambda: _own("shallow", 2),
-    "layers_joined": lambda: _own("joined", 2),
-    "layers_added": lambda: _own("added", 2),
+    "graph": lambda: graph(9),
+    "residual": lambda: with_own_net("residual", 0),
+    "residual_conditional": lambda: with_own_net("residual", 2),
+    "shallow_conditional": lambda: with_own_net("shallow", 2),
+    "layers_joined": lambda: with_own_net("joined", 2),
+    "layers_added": lambda: with_own_net("added", 2),
 }
 
 
@@ -130,7 +111,7 @@ def test_unit_by_unit_is_whole_passes(name: str, batch: tuple[int, ...]) -> None
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("make", [lambda: Autoregressive(16, Affine(), (64, 64)), lambda: _own("residual", 2)])
+@pytest.mark.parametrize("make", [lambda: Autoregressive(16, Affine(), (64, 64)), lambda: with_own_net("residual", 2)])
 def test_an_inverse_multiplies_no_more_than_a_forward(make: Callable[[], Autoregressive]) -> None:
     layer = make()
     x = torch.randn(10, layer.features)

@@ -31,7 +31,7 @@ struct Room {
         at = nullptr, bytes = 0;
     }
 };
-enum Purpose { FOR_TILES, FOR_SUMS };
+enum Purpose { FOR_TILES, FOR_SUMS, FOR_WEIGHTS };
 template <Purpose purpose> inline Room& room() {
     static thread_local Room own;
     return own;

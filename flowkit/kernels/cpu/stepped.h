@@ -99,7 +99,6 @@ template <class T> struct Problem {
     // addresses: of the plan, of the layers in order, of what goes straight.
     Problem(const int64_t* addresses, int activation, bool bare, RowMap<T> map)
         : plan(reinterpret_cast<const int64_t*>(addresses[0])), activation(activation), bare(bare), map(map) {
-        static thread_local Room room;
         const int64_t layers = plan.layers;
         int64_t size = 0, widest = 0;
         for (int64_t l = 0; l <= layers; l++) {
@@ -107,7 +106,7 @@ template <class T> struct Problem {
             size += parts[l].weight ? Sorted<T>::size(plan, plan.units[l < layers ? l + 1 : l], plan.units[l < layers ? l : 0]) : 0;
             widest = plan.units[l].count > widest ? plan.units[l].count : widest;
         }
-        T* memory = room.take<T>(size + widest);
+        T* memory = room<FOR_WEIGHTS>().take<T>(size + widest);
         std::fill(memory, memory + widest, T(0));
         zeros = memory, memory += widest;
         weights.reserve(layers + 1);
@@ -205,6 +204,7 @@ template <class T> inline void solve(const Problem<T>& problem, const T* x, T* o
         Tile<T> tile(room<FOR_TILES>(), problem);
         for (; begin < end; begin += width) tile.solve(x, out, log_det, begin, int(end - begin < width ? end - begin : width));
     });
+    room<FOR_WEIGHTS>().trim();
 }
 
 }  // namespace stepped
@@ -215,7 +215,7 @@ template <class T> inline void solve(const Problem<T>& problem, const T* x, T* o
                                               int64_t activation, int threads, int inverse, __VA_ARGS__) {                                       \
         typedef TYPE T;                                                                                                                          \
         const auto use = [&](const auto& map) {                                                                                                  \
-            const stepped::Problem<T> problem(addresses, int(activation), bare != 0, row_map<T>(map));                                         \
+            const stepped::Problem<T> problem(addresses, int(activation), bare != 0, row_map<T>(map));                                            \
             stepped::solve<T>(problem, x, out, log_det, rows, threads);                                                                          \
         };                                                                                                                                       \
         WITH;                                                                                                                                    \
